@@ -1,0 +1,1 @@
+"""The commands. Click only: what they do is done elsewhere."""

@@ -1,0 +1,277 @@
+"""The settings: `mds.toml` with the environment laid over it, checked before anything starts.
+
+`load` is for commands: file and environment in, `Config` or a `ConfigError` that names the key out. A child process
+gets what its supervisor has resolved, as JSON in one variable (`to_child`, `from_child`), so that editing the file
+changes nothing until the next `mds run`. Secrets travel in their own variables and are never part of that JSON.
+"""
+
+import hashlib
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from pipeline.errors import ConfigError
+
+MAX_INSTRUMENTS = 3000  # on one connection, Kite's limit
+CONNECTIONS = (1, 2, 3)
+DEFAULT_FILE = Path("mds.toml")
+CHILD_VARIABLE = "MDS_CHILD_CONFIG"
+SECRET_VARIABLES = ("KITE_API_KEY", "KITE_ACCESS_TOKEN")
+
+Mode = Literal["ltp", "quote", "full"]
+Token = Annotated[int, Field(strict=True, gt=0, lt=2**32)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Kite(_Section):
+    """Where Kite is, and how many of the key's three connections are ours."""
+
+    ws_url: str = "wss://ws.kite.trade"
+    api_url: str = "https://api.kite.trade"
+    max_connections: int = Field(default=3, ge=1, le=3)
+
+    @field_validator("ws_url", "api_url")
+    @classmethod
+    def _is_url(cls, value: str, info: Any) -> str:
+        schemes = ("ws", "wss") if info.field_name == "ws_url" else ("http", "https")
+        try:
+            parts = urlsplit(value)
+            usable = parts.scheme in schemes and bool(parts.hostname) and (parts.port or 1) > 0
+        except ValueError:
+            usable = False
+        if not usable:
+            raise ValueError(f"must be a {' or '.join(schemes)} URL with a host")
+        return value
+
+
+class Storage(_Section):
+    """Where ticks go, and what the disk must keep free."""
+
+    data_dir: Path = Path("market_data")
+    timezone: str = "Asia/Kolkata"
+    commit_interval_ms: int = Field(default=50, ge=0, le=10_000)
+    reserve_mb: int = Field(default=256, ge=0)  # below this the writer stops and the spools go on
+    spool_dir: Path | None = None  # default: spool/ in data_dir
+    spool_max_mb: int = Field(default=4096, ge=1)  # for each connection
+
+    @field_validator("timezone")
+    @classmethod
+    def _is_zone(cls, value: str) -> str:
+        try:
+            ZoneInfo(value)
+        except (KeyError, OSError, ValueError) as error:
+            raise ValueError(f"no time zone is called {value!r}, try Asia/Kolkata") from error
+        return value
+
+
+class Runtime(_Section):
+    """Where sockets, locks and logs of the running service are."""
+
+    run_dir: Path = Path("run")
+
+
+class Universe(_Section):
+    """What is subscribed at start: `primary` in quote mode on connection 1, `secondary` in full mode on 2."""
+
+    primary: tuple[Token, ...] = ()
+    secondary: tuple[Token, ...] = ()
+    batch_size: int = Field(default=500, ge=1, le=MAX_INSTRUMENTS)  # tokens in one request to Kite
+
+    @field_validator("primary", "secondary")
+    @classmethod
+    def _fits(cls, value: tuple[int, ...]) -> tuple[int, ...]:
+        if len(set(value)) > MAX_INSTRUMENTS:
+            raise ValueError(f"{len(set(value))} instruments, one connection holds {MAX_INSTRUMENTS}")
+        return value
+
+
+class Failover(_Section):
+    """Nothing to set yet."""
+
+
+class Http(_Section):
+    """Nothing to set yet."""
+
+
+class Simulator(_Section):
+    """The market of `mds simulate` and `mds run --simulate`."""
+
+    host: str = "127.0.0.1"
+    port: int = Field(default=0, ge=0, lt=65536)  # 0: any free one
+    rate: int = Field(default=1000, ge=0, le=1_000_000)  # ticks a second on each connection
+    instruments: int = Field(default=100, ge=1, le=9000)  # that the market knows, when no universe is configured
+    frame_ticks: int = Field(default=0, ge=0, le=3000)  # ticks in one frame; 0: what ten milliseconds bring
+    seed: int = Field(default=1, ge=0)
+
+
+class Config(BaseSettings):
+    """Everything that can be set. Frozen; paths as given, `Config.resolved` makes them absolute."""
+
+    model_config = SettingsConfigDict(
+        extra="forbid", frozen=True, env_prefix="MDS_", env_nested_delimiter="__", env_ignore_empty=False
+    )
+
+    kite: Kite = Kite()
+    storage: Storage = Storage()
+    runtime: Runtime = Runtime()
+    universe: Universe = Universe()
+    failover: Failover = Failover()
+    http: Http = Http()
+    simulator: Simulator = Simulator()
+    api_key: SecretStr = Field(default=SecretStr(""), validation_alias="KITE_API_KEY", exclude=True)
+    access_token: SecretStr = Field(default=SecretStr(""), validation_alias="KITE_ACCESS_TOKEN", exclude=True)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003  the signature is pydantic-settings'
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        *_: Any,
+        **__: Any,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Let the environment win over the file, whose content is handed in as arguments."""
+        return env_settings, init_settings
+
+    @property
+    def spool_dir(self) -> Path:
+        """The folder of all spools."""
+        return self.storage.spool_dir or self.storage.data_dir / "spool"
+
+    @property
+    def state_dir(self) -> Path:
+        """The folder of what the recorder must remember between runs: checkpoint, locks, ends of streams."""
+        return self.storage.data_dir / ".mds"
+
+    @property
+    def secrets(self) -> tuple[str, ...]:
+        """The values that no log may show."""
+        return tuple(s for s in (self.api_key.get_secret_value(), self.access_token.get_secret_value()) if s)
+
+    def with_changes(self, **sections: Mapping[str, Any]) -> "Config":
+        """Return this configuration with some keys of some sections replaced: `with_changes(kite={"ws_url": ...})`."""
+        update = {name: getattr(self, name).model_copy(update=dict(keys)) for name, keys in sections.items()}
+        return self.model_copy(update=update)
+
+    def resolved(self) -> "Config":
+        """Return this configuration with absolute paths."""
+        return self.with_changes(
+            storage={"data_dir": self.storage.data_dir.absolute(), "spool_dir": self.spool_dir.absolute()},
+            runtime={"run_dir": self.runtime.run_dir.absolute()},
+        )
+
+    def to_child(self) -> dict[str, str]:
+        """Return the environment variables from which `from_child` makes the same configuration."""
+        return {
+            CHILD_VARIABLE: self.model_dump_json(),
+            "KITE_API_KEY": self.api_key.get_secret_value(),
+            "KITE_ACCESS_TOKEN": self.access_token.get_secret_value(),
+        }
+
+    @property
+    def hash(self) -> str:
+        """A short digest of all settings and secrets: where it differs, a running process is out of date."""
+        return hashlib.sha256(repr(sorted(self.to_child().items())).encode()).hexdigest()[:16]
+
+
+def load(file: Path | None = None, *, need_credentials: bool = False) -> Config:
+    """Read `file` (or MDS_CONFIG, or `mds.toml` where there is one) and the environment.
+
+    Raises ConfigError, one line for each wrong key.
+    """
+    named = file or (Path(os.environ["MDS_CONFIG"]) if os.environ.get("MDS_CONFIG") else None)
+    path = named or DEFAULT_FILE
+    values: dict[str, Any] = {}
+    if named or path.exists():
+        values = _read_toml(path)
+    _check_names(values, path)
+    try:
+        config = Config(**values)
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(error, path))) from None
+    except ValueError as error:  # pydantic-settings: a variable that is not JSON where a list is wanted
+        raise ConfigError(
+            f"environment: {error}; lists are written as JSON, like MDS_UNIVERSE__PRIMARY=[408065]"
+        ) from None
+    if need_credentials:
+        for variable, secret in zip(SECRET_VARIABLES, (config.api_key, config.access_token), strict=True):
+            if not secret.get_secret_value():
+                raise ConfigError(
+                    f"{variable} is not set: export it with the credentials of your Kite Connect app, "
+                    "or try the recorder without any: mds run --simulate"
+                )
+    return config
+
+
+def from_child(environment: Mapping[str, str] = os.environ) -> Config:
+    """Return the configuration that the supervisor handed to this process."""
+    try:
+        values = Config.model_validate_json(environment[CHILD_VARIABLE])
+    except KeyError:
+        raise ConfigError("this process is started by `mds run`, not by hand") from None
+    return values.model_copy(
+        update={
+            "api_key": SecretStr(environment.get("KITE_API_KEY", "")),
+            "access_token": SecretStr(environment.get("KITE_ACCESS_TOKEN", "")),
+        }
+    )
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"{path}: no such file; MDS_CONFIG or --config names it") from None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+_SECTIONS = tuple(name for name in Config.model_fields if name not in ("api_key", "access_token"))
+
+
+def _check_names(values: dict[str, Any], path: Path) -> None:
+    """Refuse sections and MDS_ variables that do not exist: pydantic-settings would pass over the latter."""
+    for name in values:
+        if name in ("api_key", "access_token", *SECRET_VARIABLES):
+            raise ConfigError(
+                f"{path}: {name}: secrets are not read from this file, set KITE_API_KEY and KITE_ACCESS_TOKEN"
+            )
+        if name not in _SECTIONS:
+            raise ConfigError(f"{path}: {name}: unknown section, known are {', '.join(_SECTIONS)}")
+    for variable in os.environ:
+        if variable.startswith("MDS_") and variable not in ("MDS_CONFIG", CHILD_VARIABLE):
+            section, _, key = variable.removeprefix("MDS_").lower().partition("__")
+            if section not in _SECTIONS or not key:
+                raise ConfigError(f"{variable}: unknown variable, they are called MDS_<SECTION>__<KEY>")
+
+
+def _explain(error: ValidationError, path: Path) -> list[str]:
+    lines = []
+    for problem in error.errors(include_url=False):
+        key = ".".join(str(part) for part in problem["loc"])
+        variable = "MDS_" + "__".join(str(part) for part in problem["loc"][:2]).upper()
+        source = variable if variable in os.environ else str(path)
+        if problem["type"] == "extra_forbidden":
+            lines.append(f"{source}: {key}: unknown key")
+        else:
+            message = problem["msg"].removeprefix("Value error, ")
+            message = message[:1].lower() + message[1:]
+            lines.append(f"{source}: {key}: {message} (it is {_shown(problem['input'])})")
+    return lines
+
+
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
