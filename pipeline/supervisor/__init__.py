@@ -1,1 +1,1 @@
-"""."""
+"""The supervisor process: starts and restarts the others, holds the subscriptions, answers questions."""

@@ -1,0 +1,5 @@
+"""`python -m pipeline` is `mds`."""
+
+from pipeline.cli import main
+
+main()

@@ -1,0 +1,16 @@
+"""Names of the recorder's files in its data folder: the only place that knows them."""
+
+import re
+from datetime import date
+
+DATA_FILE = re.compile(r"(market_data|events)_(\d{4}-\d{2}-\d{2})\.jsonl")
+
+
+def tick_file_name(day: date) -> str:
+    """Return the name of the file with the ticks received on `day`."""
+    return f"market_data_{day.isoformat()}.jsonl"
+
+
+def event_file_name(day: date) -> str:
+    """Return the name of the file with the events of `day`."""
+    return f"events_{day.isoformat()}.jsonl"

@@ -1,0 +1,405 @@
+"""The data files: append, commit, roll back, recover. The writer process owns them alone; no sockets here.
+
+What is written stands in the page cache at once, where it survives the death of the process; it is durable, and may be
+acknowledged, once a commit has synced it. For each stream `high` is what has been written, `durable` what is synced.
+
+The checkpoint names every file that bytes may have been added to since it was written, with the size up to which the
+file is settled, and every `durable` mark. It only bounds what has to be read at the next start: lines carry their own
+numbers, so `high` can always be found again from the files. Hence its one rule: no byte goes into a file that the
+checkpoint on disk does not name.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import re
+import threading
+import zlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import date
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from pipeline.days import Calendar
+from pipeline.epoch import replace_durably
+from pipeline.events import SUPERVISOR, SUPERVISOR_ID, WRITER, encode_event
+from pipeline.files import DATA_FILE, event_file_name, tick_file_name
+from pipeline.wire import Header, Mark, StreamId
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT = "checkpoint.json"
+SCAN_BYTES = 4 * 2**20
+OPEN_FILES = 8  # today's two, yesterday's two around midnight, and what old spools bring
+KEPT_DAYS = 3  # days whose files the checkpoint goes on naming when they are closed
+
+_TICK_END = re.compile(rb'"connection_id":([123]),"epoch":(\d{1,19}),"seq":(\d{1,19})\}\n')
+_EVENT_END = re.compile(rb'"source":"(worker-[123]|supervisor)","epoch":(\d{1,19}),"event_seq":(\d{1,19})\}\n')
+_WRITER_END = re.compile(rb'"source":"writer","epoch":\d{1,19},"event_seq":\d{1,19}\}\n')
+
+
+class Verdict(Enum):
+    """What became of a batch."""
+
+    STORED = "stored"
+    KNOWN = "known"  # all of it had been stored before
+    HOLE = "hole"  # something before it is missing and will be sent again: not taken
+
+
+class DiskFullError(OSError):
+    """A write found no room; nothing of it was kept."""
+
+
+@dataclass
+class _File:
+    path: Path
+    fd: int
+    size: int  # written
+    durable: int  # synced
+    dirty: bool = False
+
+
+@dataclass
+class Commit:
+    """What one sync makes durable: made by `begin_commit`, synced on any thread, taken in by `committed`."""
+
+    sizes: dict[str, int]
+    fds: list[int]
+    marks: dict[StreamId, Mark]
+    own_events: int
+    write_checkpoint: Callable[[], None] | None  # when one is due: of what was durable before
+
+    def sync(self) -> None:
+        """Wait until the files are on the disk. Raises OSError; then nothing since the last commit is to be trusted."""
+        for fd in self.fds:
+            os.fdatasync(fd)
+        if self.write_checkpoint is not None:
+            try:
+                self.write_checkpoint()
+            except OSError as error:  # it only bounds the next start's reading
+                log.warning("the checkpoint could not be written: %s", error.strerror)
+
+
+@dataclass
+class _Checkpoint:
+    files: dict[str, int] = field(default_factory=dict)
+    marks: dict[StreamId, Mark] = field(default_factory=dict)
+    retired: dict[int, int] = field(default_factory=dict)
+
+    def encode(self) -> bytes:
+        body = orjson.dumps(
+            {
+                "files": self.files,
+                "streams": [(*stream, *mark) for stream, mark in self.marks.items()],
+                "retired": [list(item) for item in self.retired.items()],
+            }
+        )
+        return orjson.dumps({"version": 1, "crc32": zlib.crc32(body), "body": body.decode()})
+
+    @classmethod
+    def decode(cls, data: bytes) -> "_Checkpoint":
+        """Raises ValueError, KeyError or TypeError on what `encode` has not made."""
+        outer = orjson.loads(data)
+        body = outer["body"].encode()
+        if outer["version"] != 1 or zlib.crc32(body) != outer["crc32"]:
+            raise ValueError("wrong version or checksum")
+        inner = orjson.loads(body)
+        marks = {StreamId(c, e): Mark(seq, event_seq) for c, e, seq, event_seq in inner["streams"]}
+        return cls(inner["files"], marks, dict(inner["retired"]))
+
+
+class Journal:
+    """The data and event files of one data folder, see above. The caller holds the folder's lock."""
+
+    def __init__(self, data_dir: Path, state_dir: Path, calendar: Calendar, epoch: int) -> None:
+        self.high: dict[StreamId, Mark] = {}
+        self.durable: dict[StreamId, Mark] = {}
+        self.retired: dict[int, int] = {}
+        self.ticks_stored = 0  # by this process
+        self.bytes_written = 0
+        self._data_dir = data_dir
+        self._state_dir = state_dir
+        self._calendar = calendar
+        self._epoch = epoch  # of the writer's own events
+        self._event_seq = 0
+        self._own_events: list[tuple[date, bytes]] = []  # written, not yet durable: nobody would send them again
+        self._files: dict[str, _File] = {}
+        self._settled: dict[str, int] = {}  # what the checkpoint names besides the open files
+        self._checkpoint_lock = threading.Lock()  # a sync on another thread may be writing one
+        self._checkpoints = 0  # begun: an older one must not replace a newer
+
+    @property
+    def dirty(self) -> bool:
+        """Whether something is written and not yet durable."""
+        return any(file.dirty for file in self._files.values())
+
+    def recover(self) -> None:
+        """Find out what the files hold, cut torn ends, and log what was found. Raises OSError."""
+        checkpoint = self._read_checkpoint()
+        if checkpoint is None:
+            names = [path.name for path in sorted(self._data_dir.iterdir()) if DATA_FILE.fullmatch(path.name)]
+            checkpoint = _Checkpoint(dict.fromkeys(names, 0))
+            if names:
+                log.warning("no checkpoint, reading all %d files to find where every stream stands", len(names))
+        self.high = dict(checkpoint.marks)
+        self.retired = dict(checkpoint.retired)
+        findings = [found for name, size in checkpoint.files.items() for found in self._recover_file(name, size)]
+        self.durable = dict(self.high)
+        for event, fields in findings:
+            self.log_event(event, fields)
+        self.checkpoint()
+
+    def accept(self, header: Header, ticks: bytes, events: bytes) -> Verdict:
+        """Write what continues its stream. Raises DiskFullError, or OSError when the disk fails; nothing was taken."""
+        stream = header.stream
+        if header.epoch < self.retired.get(header.connection_id, 0):
+            return Verdict.KNOWN
+        mark = self.high.get(stream, Mark())
+        if header.after.seq > mark.seq or header.after.event_seq > mark.event_seq:
+            return Verdict.HOLE
+        self._retire(header)
+        last = header.last
+        new_ticks = last.seq - max(mark.seq, header.first.seq - 1)
+        new_events = last.event_seq - max(mark.event_seq, header.first.event_seq - 1)
+        if new_ticks <= 0 and new_events <= 0:
+            return Verdict.KNOWN
+        new: dict[str, bytes] = {}
+        if new_events > 0:
+            new[event_file_name(header.day)] = _last_lines(events, header.event_count, new_events)
+        if new_ticks > 0:
+            new[tick_file_name(header.day)] = _last_lines(ticks, header.tick_count, new_ticks)
+        self._append_all(new)
+        self.high[stream] = Mark(max(mark.seq, last.seq), max(mark.event_seq, last.event_seq))
+        self.ticks_stored += max(new_ticks, 0)
+        return Verdict.STORED
+
+    def log_event(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Write an event of the writer's own. Where there is no room it is left out: the log line remains."""
+        now = self._calendar.now()
+        line = encode_event(
+            event,
+            now.isoformat(timespec="microseconds"),
+            fields,
+            source=WRITER,
+            epoch=self._epoch,
+            event_seq=self._event_seq + 1,
+        )
+        with contextlib.suppress(DiskFullError):
+            self._append_all({event_file_name(now.date()): line})
+            self._event_seq += 1
+            self._own_events.append((now.date(), line))
+
+    def begin_commit(self, *, checkpoint: bool) -> Commit:
+        """Return what is to be synced now, with a checkpoint if one is due."""
+        dirty = {name: file for name, file in self._files.items() if file.dirty}
+        for file in dirty.values():
+            file.dirty = False
+        sizes = {name: file.size for name, file in dirty.items()}
+        write_checkpoint = self._prepare_checkpoint() if checkpoint else None
+        fds = [file.fd for file in dirty.values()]
+        return Commit(sizes, fds, dict(self.high), len(self._own_events), write_checkpoint)
+
+    def committed(self, commit: Commit) -> None:
+        """Take in a commit that was synced."""
+        for name, size in commit.sizes.items():
+            self._files[name].durable = size
+        self.durable = {stream: mark for stream, mark in commit.marks.items() if not self._is_retired(stream)}
+        del self._own_events[: commit.own_events]
+
+    def roll_back(self) -> None:
+        """Go back to the last commit, because a sync has failed. Raises OSError when even that cannot be done."""
+        for file in self._files.values():
+            os.ftruncate(file.fd, file.durable)
+            file.size = file.durable
+            file.dirty = True  # the truncation wants a sync as well
+        self.high = dict(self.durable)
+        own_events, self._own_events = self._own_events, []
+        for day, line in own_events:
+            with contextlib.suppress(DiskFullError):
+                self._append_all({event_file_name(day): line})
+                self._own_events.append((day, line))
+
+    def checkpoint(self) -> None:
+        """Write down where everything durable ends. Raises OSError; the last checkpoint then stays in force."""
+        self._prepare_checkpoint()()
+
+    def close(self) -> None:
+        """Let go of the files."""
+        for file in self._files.values():
+            os.close(file.fd)
+        self._files.clear()
+
+    def _prepare_checkpoint(self) -> Callable[[], None]:
+        """Take down the present state, to be written on any thread."""
+        days = sorted({_day_in(name) for name in (*self._settled, *self._files)})[-KEPT_DAYS:]
+        self._settled = {name: size for name, size in self._settled.items() if _day_in(name) in days}
+        files = self._settled | {name: file.durable for name, file in self._files.items()}
+        data = _Checkpoint(files, self.durable, self.retired).encode()
+        self._checkpoints += 1
+        number = self._checkpoints
+
+        def write() -> None:
+            with self._checkpoint_lock:
+                if number == self._checkpoints:
+                    replace_durably(self._state_dir / CHECKPOINT, data)
+
+        return write
+
+    def _is_retired(self, stream: StreamId) -> bool:
+        return stream.epoch < self.retired.get(stream.connection_id, 0)
+
+    def _retire(self, header: Header) -> None:
+        """Forget the epochs of which the worker says that all of it is durable and removed."""
+        if header.oldest_epoch > self.retired.get(header.connection_id, 0):
+            self.retired[header.connection_id] = header.oldest_epoch
+            self.high = {stream: mark for stream, mark in self.high.items() if not self._is_retired(stream)}
+            self.durable = {stream: mark for stream, mark in self.durable.items() if not self._is_retired(stream)}
+
+    def _append_all(self, new: Mapping[str, bytes]) -> None:
+        """Append to each named file, or to none of them."""
+        done: list[tuple[_File, int]] = []
+        try:
+            for name, data in new.items():
+                file = self._files.get(name) or self._open(name)
+                done.append((file, file.size))
+                if os.write(file.fd, data) < len(data):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                file.size += len(data)
+                file.dirty = True
+                self.bytes_written += len(data)
+        except OSError as error:
+            for file, size in done:
+                os.ftruncate(file.fd, size)
+                file.size = size
+            if error.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise DiskFullError(error.errno, error.strerror) from error
+            raise
+
+    def _open(self, name: str) -> _File:
+        """Open a day's file, after the checkpoint names it."""
+        self._close_idle()
+        path = self._data_dir / name
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        size = os.fstat(fd).st_size
+        if size and os.pread(fd, 1, size - 1) != b"\n":  # a foreign end: our first line begins on a line of its own
+            size += os.write(fd, b"\n")
+        file = self._files[name] = _File(path, fd, size, size)
+        if name not in self._settled:
+            try:
+                self.checkpoint()
+            except OSError:
+                os.close(fd)
+                del self._files[name]
+                raise
+        log.info("writing to %s", path)
+        return file
+
+    def _close_idle(self) -> None:
+        for name, file in sorted(self._files.items(), key=lambda item: _day_in(item[0])):
+            if len(self._files) < OPEN_FILES:
+                break
+            if not file.dirty and file.durable == file.size:
+                os.close(file.fd)
+                self._settled[name] = file.size
+                del self._files[name]
+
+    def _read_checkpoint(self) -> _Checkpoint | None:
+        path = self._state_dir / CHECKPOINT
+        try:
+            return _Checkpoint.decode(path.read_bytes())
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            kept = path.with_suffix(".damaged")
+            path.replace(kept)
+            log.error("%s is damaged (%s), kept as %s", path, error, kept.name)
+            return None
+
+    def _recover_file(self, name: str, settled: int) -> list[tuple[str, dict[str, Any]]]:
+        """Read a file from `settled` on, take in its numbers, cut a torn end; return what the event log should know."""
+        path = self._data_dir / name
+        findings: list[tuple[str, dict[str, Any]]] = []
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if settled:
+                log.error("%s: gone, it had %d bytes of stored ticks or events", path, settled)
+                findings.append(("file_missing", {"file": name, "bytes": settled}))
+            return findings
+        try:
+            size = os.fstat(fd).st_size
+            if size < settled:
+                log.error("%s: %d bytes were stored, only %d are there: somebody has cut it", path, settled, size)
+                findings.append(("file_shortened", {"file": name, "bytes": size, "bytes_stored": settled}))
+                settled = size
+            end, foreign = self._scan(fd, settled, is_ticks=name.startswith("market_data_"))
+            if foreign:
+                log.warning("%s: %d lines are not the recorder's own, they are left as they are", path, foreign)
+                findings.append(("foreign_lines", {"file": name, "lines": foreign}))
+            if end < size:
+                findings.append(self._mend_end(fd, path, end, size))
+            os.fdatasync(
+                fd
+            )  # what a killed writer wrote may be in the page cache only, and is about to be acknowledged
+            self._settled[name] = os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+        return findings
+
+    def _scan(self, fd: int, start: int, *, is_ticks: bool) -> tuple[int, int]:
+        """Take in the numbers of all whole lines from `start` on; return where the last ends, and the foreign ones."""
+        offset, foreign, rest = start, 0, b""
+        while data := os.pread(fd, SCAN_BYTES, offset):
+            offset += len(data)
+            lines, newline, rest = (rest + data).rpartition(b"\n")
+            foreign += self._take_in(lines + newline, is_ticks=is_ticks)
+        return offset - len(rest), foreign
+
+    def _take_in(self, lines: bytes, *, is_ticks: bool) -> int:
+        """Raise `high` to the numbers in `lines`; return how many lines have none."""
+        own = 0
+        for found in (_TICK_END if is_ticks else _EVENT_END).finditer(lines):
+            own += 1
+            who, epoch, seq = found.groups()
+            if is_ticks:
+                stream, reached = StreamId(int(who), int(epoch)), Mark(int(seq), 0)
+            else:
+                connection_id = SUPERVISOR_ID if who == SUPERVISOR.encode() else int(who[-1:])
+                stream, reached = StreamId(connection_id, int(epoch)), Mark(0, int(seq))
+            if not self._is_retired(stream):
+                mark = self.high.get(stream, Mark())
+                self.high[stream] = Mark(max(mark.seq, reached.seq), max(mark.event_seq, reached.event_seq))
+        if not is_ticks:
+            own += len(_WRITER_END.findall(lines))
+        return lines.count(b"\n") - own
+
+    def _mend_end(self, fd: int, path: Path, end: int, size: int) -> tuple[str, dict[str, Any]]:
+        """Deal with a last line that has no newline: complete it if it is whole, else cut it and keep what was cut."""
+        tail = os.pread(fd, size - end, end)
+        try:
+            orjson.loads(tail)
+        except ValueError:
+            kept = self._state_dir / f"{path.name}-{end}.cut"
+            with contextlib.suppress(OSError):  # a full disk: the cut makes room, and a worker sends it again
+                kept.write_bytes(tail)
+            os.ftruncate(fd, end)
+            log.warning("%s: torn at byte %d, %d bytes cut and kept in %s", path, end, size - end, kept)
+            return "torn_end", {"file": path.name, "offset": end, "bytes": size - end, "kept_in": kept.name}
+        os.write(fd, b"\n")
+        self._take_in(tail + b"\n", is_ticks=path.name.startswith("market_data_"))
+        log.warning("%s: the newline of its last line was missing, it is there now", path)
+        return "torn_end", {"file": path.name, "offset": size, "bytes": 0}
+
+
+def _day_in(name: str) -> str:
+    found = DATA_FILE.fullmatch(name)
+    return found[2] if found else ""
+
+
+def _last_lines(lines: bytes, have: int, want: int) -> bytes:
+    return lines if want >= have else lines.split(b"\n", have - want)[-1]

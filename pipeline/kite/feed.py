@@ -1,0 +1,373 @@
+"""The feed: keeps one Kite connection open, watched and subscribed, and hands on its raw messages.
+
+The pure part says what a text message is, what to send next and when to try again. `Feed` is the shell around it: one
+coroutine that wakes when something changed or is due, looks, and does the next thing. Messages do not pass through
+it: they go from the socket straight to the listener. Nothing here decodes a tick or knows what a connection is for.
+"""
+
+import asyncio
+import logging
+import random
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import orjson
+
+from pipeline.backoff import exponential
+from pipeline.config import Mode
+from pipeline.log import redact
+
+if TYPE_CHECKING:
+    from pipeline.kite.connection import Connection, End
+
+log = logging.getLogger(__name__)
+
+SILENCE_S = 6.0  # Kite's heartbeat comes every second or two: three missed in a row
+CONNECT_S = 10.0  # for name, TCP, TLS and WebSocket together: three lost SYNs, 1 + 2 + 4 s, still fit
+CLOSE_S = 1.0  # for the server's answer to a close frame, and for a dropped socket to be gone
+STABLE_S = 10.0  # a connection that was live for longer has earned an immediate try
+RETRY_FIRST_S, RETRY_CAP_S = 0.5, 10.0
+RETRY_429_S = 1.0  # the broker counts a ghost or a fourth connection: at most one try a second
+RETRY_403_S = 60.0  # a refused token seldom comes back to life; a new one wakes the feed
+PAUSE_S = 0.01  # between batches of a subscription: frames are read meanwhile
+MAX_TEXT_BYTES = 2**20  # an order update has about one thousand; more is not parsed
+KEPT_TEXT_CHARS = 4096  # of a text message that is nothing known
+REASON_CHARS = 200  # of what the server gave as its reason
+
+State = Literal["idle", "connecting", "live", "waiting", "unauthorised", "stopped"]
+Cause = Literal["closed", "refused", "silent", "failed"]
+
+
+@dataclass(frozen=True, slots=True)
+class StateChange:
+    """What the feed does from now on, and why it no longer does what it did."""
+
+    state: State
+    cause: Cause | None = None  # of what ended: live -> closed, silent; connecting -> refused, silent, failed
+    reason: str = ""  # for people, without secrets
+    http_status: int | None = None  # with refused: 403 bad token, 429 too many connections
+    close_code: int | None = None  # with closed: the server's, 1006 where it sent none
+    retry_in_s: float | None = None  # with waiting, unauthorised
+
+
+class Listener(Protocol):
+    """Who is told. Called on the event loop, in order; must not block. What it raises is logged and counted."""
+
+    def on_frame(self, payload: bytes) -> None:
+        """Take a binary message as it came, heartbeats included."""
+
+    def on_text(self, payload: bytes) -> None:
+        """Take a text message as it came, which may not even be UTF-8; `classify_text` reads it."""
+
+    def on_state(self, change: StateChange) -> None:
+        """Take note of what the feed does now."""
+
+
+@dataclass(frozen=True, slots=True)
+class TextMessage:
+    """A text message of Kite's: `kind` is its type (order, error, message, instruments_meta, ... or one unheard of).
+
+    "untyped" is JSON without a type, "invalid" no JSON, "oversized" one that was not parsed.
+    """
+
+    kind: str
+    data: Any  # its "data"; the whole of it where there is none; None where it was not read
+    text: str  # as it came, cut, undecodable bytes replaced
+
+
+def classify_text(payload: bytes) -> TextMessage:
+    """Read a text message. Never raises."""
+    text = payload[: 4 * KEPT_TEXT_CHARS].decode("utf-8", "replace")[:KEPT_TEXT_CHARS]
+    if len(payload) > MAX_TEXT_BYTES:
+        return TextMessage("oversized", None, text)
+    try:
+        message = orjson.loads(payload)
+    except orjson.JSONDecodeError:
+        return TextMessage("invalid", None, text)
+    if isinstance(message, dict) and isinstance(message.get("type"), str):
+        return TextMessage(message["type"], message.get("data", message), text)
+    return TextMessage("untyped", message, text)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Requests that are sent together: tokens that get one mode, or are to go."""
+
+    action: Literal["unsubscribe", "subscribe", "mode"]
+    tokens: tuple[int, ...]
+    mode: Mode | None = None
+
+
+def next_batch(confirmed: Mapping[int, Mode], wanted: Mapping[int, Mode], batch_size: int) -> Batch | None:
+    """Return what to send next so that `confirmed` becomes `wanted`, None when it is.
+
+    What is to go comes first, which keeps the connection under Kite's limit; then what is new; then changes of mode.
+    """
+    if gone := tuple(islice((token for token in confirmed if token not in wanted), batch_size)):
+        return Batch("unsubscribe", gone)
+    for action, due in (
+        ("subscribe", [token for token in wanted if token not in confirmed]),
+        ("mode", [token for token, mode in wanted.items() if confirmed.get(token, mode) != mode]),
+    ):
+        if due:
+            mode = wanted[due[0]]
+            same = islice((token for token in due if wanted[token] == mode), batch_size)
+            return Batch("subscribe" if action == "subscribe" else "mode", tuple(same), mode)
+    return None
+
+
+class Retry:
+    """When to try again, from how attempts ended."""
+
+    def __init__(self, uniform: Callable[[float, float], float] = random.uniform) -> None:
+        self._uniform = uniform
+        self._reset()
+
+    def _reset(self) -> None:
+        self._delays = exponential(RETRY_FIRST_S, RETRY_CAP_S, self._uniform)
+        self._immediate = True
+
+    def delay_s(self, cause: Cause, http_status: int | None, live_s: float) -> float:
+        """Return the seconds to wait after an attempt that was live for `live_s` (0: never).
+
+        A connection that closed or fell silent is tried again at once, the first time; then, as for failures, the
+        wait doubles. Being live for long enough makes it the first time again.
+        """
+        if http_status == 403:
+            return RETRY_403_S
+        if http_status == 429:
+            return RETRY_429_S + self._uniform(0, RETRY_429_S)
+        if live_s > STABLE_S:
+            self._reset()
+        if self._immediate and cause in ("closed", "silent"):
+            self._immediate = False
+            return 0.0
+        return next(self._delays)
+
+
+def install_reactor(loop: asyncio.AbstractEventLoop) -> None:
+    """Put Twisted on `loop`, once in a process and before anything imports kiteconnect.
+
+    The loop is run and stopped by asyncio, signals stay with the caller, and the reactor, which holds nothing
+    but the sockets of feeds, is never stopped. Raises where the process has a reactor already.
+    """
+    from twisted.internet.asyncioreactor import AsyncioSelectorReactor  # noqa: PLC0415  only workers need Twisted
+    from twisted.internet.main import installReactor  # noqa: PLC0415  only workers need Twisted
+
+    reactor = AsyncioSelectorReactor(loop)
+    installReactor(reactor)  # type: ignore[no-untyped-call]  # Twisted has no types here
+    reactor.startRunning(installSignalHandlers=False)
+    reactor.getThreadPool().threadFactory = _ResolverThread
+
+
+class _ResolverThread(threading.Thread):
+    """Where Twisted looks names up. A daemon: the end of the process does not wait for a name server."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs, daemon=True)
+
+
+class Feed:
+    """One Kite connection: open while instruments are wanted, subscribed to exactly these, replaced when it dies.
+
+    Lives on the running asyncio loop, with `install_reactor` done. `clock` counts seconds and never steps.
+    """
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        api_key: str,
+        access_token: str,
+        batch_size: int,
+        listener: Listener,
+        silence_s: float = SILENCE_S,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.state: State = "idle"
+        self.listener_errors = 0  # exceptions that the listener raised
+        self._url = url
+        self._credentials = (api_key, access_token)
+        self._batch_size = batch_size
+        self._listener = listener
+        self._silence_s = silence_s
+        self._clock = clock
+        self._wanted: dict[int, Mode] = {}
+        self._confirmed: dict[int, Mode] = {}
+        self._retry = Retry()
+        self._next_try_at = clock()
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def confirmed(self) -> Mapping[int, Mode]:
+        """What has been sent to Kite on the present socket."""
+        return self._confirmed
+
+    def set_instruments(self, wanted: Mapping[int, Mode]) -> None:
+        """Replace the whole set of wanted instruments; differences are sent as soon as the socket is open."""
+        self._wanted = dict(wanted)
+        self._wake.set()
+
+    def set_credentials(self, api_key: str, access_token: str) -> None:
+        """Use these from the next attempt on, which is made now if the feed waits. A live socket is left alone."""
+        self._credentials = (api_key, access_token)
+        self._next_try_at = self._clock()
+        self._wake.set()
+
+    def start(self) -> asyncio.Task[None]:
+        """Begin, and return the task that does it. It ends by `stop`; an exception in it is a fault of the feed."""
+        if "twisted.internet.reactor" not in sys.modules:
+            raise RuntimeError("install_reactor comes before Feed.start")
+        self._task = asyncio.create_task(self._run())
+        return self._task
+
+    async def stop(self) -> None:
+        """Close the socket, in little more than CLOSE_S at worst, for good. Afterwards the listener hears nothing."""
+        self._stopping = True
+        self._wake.set()
+        if self._task is not None:
+            await asyncio.shield(self._task)
+
+    async def _run(self) -> None:
+        while not self._stopping:
+            wait_s = self._next_try_at - self._clock()
+            if not self._wanted:
+                if self.state != "idle":
+                    self._change(StateChange("idle"))
+                await self._woken()
+            elif wait_s > 0:
+                if self.state == "idle":
+                    self._change(StateChange("waiting", retry_in_s=wait_s))
+                await self._woken(wait_s)
+            else:
+                await self._attempt()
+        self._change(StateChange("stopped"))
+
+    async def _woken(self, at_most_s: float | None = None) -> None:
+        try:
+            async with asyncio.timeout(at_most_s):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+    async def _attempt(self) -> None:
+        """Connect, and stay until the socket is gone."""
+        from pipeline.kite.connection import Connection  # noqa: PLC0415  imports the reactor, which is installed now
+
+        credentials = self._credentials
+        self._change(StateChange("connecting"))
+        connection = Connection(
+            self._url,
+            *credentials,
+            on_open=self._opened,
+            on_message=self._received,
+            wake=self._wake.set,
+            clock=self._clock,
+        )
+        try:
+            end = await self._serve(connection, credentials)
+        finally:
+            connection.abort()
+            self._confirmed = {}
+        if end is None:
+            return
+        live_s = 0.0 if connection.opened_at is None else self._clock() - connection.opened_at
+        wait_s = self._retry.delay_s(end.cause, end.http_status, live_s)
+        if credentials is not self._credentials:  # they came while the old ones were being refused
+            wait_s = 0.0
+        self._next_try_at = self._clock() + wait_s
+        self._change(
+            StateChange(
+                "unauthorised" if end.http_status == 403 else "waiting",
+                end.cause,
+                redact(end.reason, filter(None, credentials))[:REASON_CHARS],
+                end.http_status,
+                end.close_code,
+                wait_s,
+            )
+        )
+
+    async def _serve(self, connection: "Connection", secrets: tuple[str, str]) -> "End | None":
+        """Return how the connection ended, None where this side wished it."""
+        from pipeline.kite.connection import End  # noqa: PLC0415  imports the reactor, which is installed now
+
+        connect_by = self._clock() + CONNECT_S
+        try:
+            connection.connect()
+            while connection.end is None:
+                if self._stopping or not self._wanted:
+                    connection.hang_up()
+                    await self._gone(connection)
+                    return None
+                if connection.opened_at is None:
+                    left_s, limit = connect_by - self._clock(), f"no connection within {CONNECT_S:g} s"
+                else:
+                    left_s = connection.heard_at + self._silence_s - self._clock()
+                    limit = f"no byte for {self._silence_s:g} s"
+                if left_s <= 0:
+                    connection.abort()
+                    await self._gone(connection)
+                    return End("silent", limit)
+                if self._send_next(connection):
+                    left_s = min(left_s, PAUSE_S)
+                await self._woken(left_s)
+        except Exception as error:  # noqa: BLE001  a client that raises plain Exception; a fault in it costs one attempt
+            log.error("the Kite client failed:\n%s", redact(traceback.format_exc(), filter(None, secrets)))
+            return End("failed", f"{type(error).__name__}: {error}")
+        return connection.end
+
+    async def _gone(self, connection: "Connection") -> None:
+        """Wait until the socket is gone, for CLOSE_S at most."""
+        give_up_at = self._clock() + CLOSE_S
+        while connection.end is None and (left_s := give_up_at - self._clock()) > 0:
+            await self._woken(left_s)
+
+    def _send_next(self, connection: "Connection") -> bool:
+        """Send one batch of what Kite does not know yet; False where there is nothing to send, or no way."""
+        batch = next_batch(self._confirmed, self._wanted, self._batch_size) if connection.is_open else None
+        if batch is None:
+            return False
+        tokens = list(batch.tokens)
+        if batch.mode is None:
+            connection.unsubscribe(tokens)
+            for token in tokens:
+                del self._confirmed[token]
+        else:
+            if batch.action == "subscribe":
+                connection.subscribe(tokens)
+            connection.set_mode(batch.mode, tokens)
+            self._confirmed.update(dict.fromkeys(tokens, batch.mode))
+        return True
+
+    def _opened(self) -> None:
+        self._change(StateChange("live"))
+
+    def _received(self, payload: bytes, is_binary: bool) -> None:
+        try:
+            if is_binary:
+                self._listener.on_frame(payload)
+            else:
+                self._listener.on_text(payload)
+        except Exception:  # noqa: BLE001  the official client drops the socket for it
+            self._listener_failed()
+
+    def _change(self, change: StateChange) -> None:
+        self.state = change.state
+        try:
+            self._listener.on_state(change)
+        except Exception:  # noqa: BLE001  a listener's fault must not end the feed
+            self._listener_failed()
+
+    def _listener_failed(self) -> None:
+        self.listener_errors += 1
+        if self.listener_errors.bit_count() == 1:  # the 1st, 2nd, 4th, ...: one a frame would fill the disk
+            log.exception("the feed's listener failed (%d times by now), the feed goes on", self.listener_errors)

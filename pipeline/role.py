@@ -1,0 +1,178 @@
+"""What every process of the service has: a role, a lock file that says so, a log, and a line to the supervisor.
+
+A lock file `<run_dir>/<role>.lock` is held with flock as long as its process lives, and names its pid, the version and
+the hash of the configuration that it was started with: a supervisor that comes later can tell what is running, and
+whether it is still what the configuration asks for.
+"""
+
+import fcntl
+import logging
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import orjson
+import zmq
+
+from pipeline import __version__, log
+from pipeline.config import Config
+from pipeline.errors import AlreadyRunningError, ConfigError
+from pipeline.wire import STATUS_SOCKET
+
+WRITER = "writer"
+SUPERVISOR = "supervisor"
+SIMULATOR = "simulator"
+RELAYED = "relayed"  # the logger of lines that another process has finished already
+EXIT_SPOOLED = 3  # a worker's exit code: ended in order, but not everything that it had spooled was stored in time
+
+_LOCK_TRIES, _LOCK_PAUSE_S = 10, 0.02  # whoever asks who holds a lock holds it for a moment
+_SOCKET_PATH_MAX = 107  # bytes of sun_path, less the end mark
+_STATUS_BACKLOG = 1000  # messages kept for a supervisor that is busy; with none running they are dropped
+
+
+def worker_role(connection_id: int) -> str:
+    """Return the name of the process that owns this connection."""
+    return f"worker-{connection_id}"
+
+
+@dataclass(frozen=True)
+class Holder:
+    """Who holds a lock file."""
+
+    pid: int
+    version: str
+    config_hash: str
+
+
+class Lock:
+    """An flock on a file, held until the process ends."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._fd = -1
+
+    def acquire(self, config_hash: str) -> None:
+        """Take the lock. Raises AlreadyRunningError naming the process that has it."""
+        fd = _open_private(self.path)
+        for attempt in range(_LOCK_TRIES):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError:
+                if attempt == _LOCK_TRIES - 1:
+                    os.close(fd)
+                    holder = read_holder(self.path)
+                    who = f"process {holder.pid}" if holder else "another process"
+                    raise AlreadyRunningError(f"{self.path} is held by {who}; end that one first") from None
+                time.sleep(_LOCK_PAUSE_S)
+        self._fd = fd
+        content = orjson.dumps({"pid": os.getpid(), "version": __version__, "config_hash": config_hash})
+        os.ftruncate(fd, 0)
+        os.pwrite(fd, content, 0)
+
+    def release(self) -> None:
+        """Give the lock back; the file stays, so that nobody locks one that another has just removed."""
+        os.close(self._fd)
+
+
+def read_holder(path: Path) -> Holder | None:
+    """Return who holds the lock file now, None if nobody does."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return None
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        try:
+            content = orjson.loads(os.pread(fd, 4096, 0))
+            return Holder(content["pid"], content["version"], content["config_hash"])
+        except (ValueError, KeyError, TypeError):
+            return None
+    finally:
+        os.close(fd)
+    return None
+
+
+def lock_path(config: Config, role: str) -> Path:
+    """Return the lock file of a role in this run folder."""
+    return config.runtime.run_dir / f"{role}.lock"
+
+
+def prepare_run_dir(config: Config) -> None:
+    """Make the run folder, for this user only. Raises ConfigError."""
+    run_dir = config.runtime.run_dir
+    try:
+        run_dir.mkdir(parents=True, exist_ok=True)
+        run_dir.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(f"runtime.run_dir: {run_dir}: {error.strerror}") from None
+
+
+def endpoint(run_dir: Path, name: str) -> str:
+    """Return the ZeroMQ address of a socket in the run folder.
+
+    A path that is too long for a Unix socket is reached through an open descriptor of its folder.
+    """
+    path = run_dir / name
+    if len(os.fsencode(path)) > _SOCKET_PATH_MAX:
+        folder = _folder_fds.get(run_dir)
+        if folder is None:
+            folder = _folder_fds[run_dir] = os.open(run_dir, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        path = Path(f"/proc/self/fd/{folder}/{name}")
+    return f"ipc://{path}"
+
+
+_folder_fds: dict[Path, int] = {}
+
+
+class StatusLine:
+    """Tells the supervisor what goes on; never waits, and drops what cannot be sent. One for each thread."""
+
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", run_dir: Path, role: str) -> None:
+        self._role = role
+        self._socket: zmq.Socket[bytes] = context.socket(zmq.PUSH)
+        self._socket.setsockopt(zmq.SNDHWM, _STATUS_BACKLOG)
+        self._socket.setsockopt(zmq.LINGER, 200)  # ms: the last words of a process that ends
+        self._socket.connect(endpoint(run_dir, STATUS_SOCKET))
+
+    def send(self, kind: str, **fields: Any) -> None:
+        """Send one message: `kind` is status, digest or log."""
+        message = {"type": kind, "role": self._role, "pid": os.getpid(), **fields}
+        try:
+            self._socket.send(orjson.dumps(message), zmq.NOBLOCK)
+        except zmq.Again:
+            return
+
+    def close(self) -> None:
+        """Send what is still queued, for a moment, and end."""
+        self._socket.close()
+
+
+class RelayHandler(logging.Handler):
+    """Hands log lines to the supervisor, which shows them where `mds run` was started."""
+
+    def __init__(self, line: StatusLine) -> None:
+        super().__init__()
+        self._line = line
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Send the finished line."""
+        self._line.send("log", line=self.format(record))
+
+
+def set_up_log(config: Config, role: str, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+    """Log to this process's stderr, which is a file in the run folder, and to the supervisor.
+
+    The handler has a socket of its own, which its lock hands from thread to thread.
+    """
+    log.setup(role, config.secrets, RelayHandler(StatusLine(context, config.runtime.run_dir, role)))
+
+
+def _open_private(path: Path) -> int:
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None

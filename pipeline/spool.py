@@ -1,0 +1,356 @@
+"""A worker's queue on disk: raw frames and events of one stream, written before anything else is done with them.
+
+    <spool_dir>/<connection_id>/<epoch>/<segment>.spool      segments 00000001, 00000002, ...
+
+A segment is a row of records; all integers little-endian:
+
+     0  4s   "MDR1"
+     4  u32  crc32 of all that follows
+     8  u32  length of the payload
+    12  u8   kind: frame, event, segment, idle
+    16  u32  numbered: ticks accepted from the frame, 1 for an event
+    20  u64  first_seq: of these ticks; of an event its event_seq
+    28  u64  recv_ns
+    36       payload: the raw frame, or the event's JSON line
+
+Its first record is of kind segment and repeats where the stream stood when the segment was begun, so that neither the
+numbering nor the time of the last frame is lost when older segments are removed. A record is written with one
+`write`; the page cache keeps it when the process is killed. A segment is removed when all of it is durable in the
+data files. The owner is one process; nothing here is thread-safe.
+"""
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import struct
+import zlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from enum import IntEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from pipeline.errors import SpoolFullError
+from pipeline.wire import Mark
+
+log = logging.getLogger(__name__)
+
+MAGIC = b"MDR1"
+SEGMENT_BYTES = 16 * 2**20  # removed whole: small enough to follow the commits, large enough to be rare
+SEGMENTS_WITHIN_LIMIT = 8  # a small limit gets small segments, or one old segment would fill it
+EVENT_RESERVE_BYTES = 2**20  # above the limit: what says that frames were refused must find room
+
+_RECORD = struct.Struct("<4sIIB3xIQQ")
+_STATE = struct.Struct("<Q")  # payload of a segment record: event_seq; its seq and recv_ns are in the header
+_CRC_FROM = 8
+
+
+class Kind(IntEnum):
+    """What a record holds."""
+
+    FRAME = 0
+    EVENT = 1
+    SEGMENT = 2
+    IDLE = 3  # from here on the connection has no instruments: nothing can be missed
+
+
+class Record(NamedTuple):
+    """One record, see the layout above."""
+
+    kind: int
+    first_seq: int
+    numbered: int  # accepted ticks of a frame, 1 for an event
+    recv_ns: int
+    payload: bytes
+
+
+class Damage(NamedTuple):
+    """Bytes `start` to `end` of a segment are no records."""
+
+    start: int
+    end: int
+
+
+class Incoming(NamedTuple):
+    """A frame that is to be appended."""
+
+    recv_ns: int
+    ticks: int  # accepted from it
+    raw: bytes
+
+
+def encode_record(kind: int, first_seq: int, numbered: int, recv_ns: int, payload: bytes) -> bytes:
+    """Return one record as bytes."""
+    header = _RECORD.pack(MAGIC, 0, len(payload), kind, numbered, first_seq, recv_ns)
+    crc = zlib.crc32(payload, zlib.crc32(header[_CRC_FROM:]))
+    return b"".join((MAGIC, crc.to_bytes(4, "little"), header[_CRC_FROM:], payload))
+
+
+def parse(data: bytes, start: int = 0) -> Iterator[tuple[Record | Damage, int]]:
+    """Yield each record, or run of damaged bytes, with the offset behind it.
+
+    What could be the beginning of a record that `data` does not hold whole is yielded last, as damage up to the end
+    of `data`: a reader of a part reads on from its start, for a reader of the whole it is the torn end.
+    """
+    offset, end = start, len(data)
+    while offset < end:
+        found = _record_at(data, offset)
+        if found is None:
+            offset_of_next = _next_record(data, offset + 1)
+            yield Damage(offset, offset_of_next), offset_of_next
+            offset = offset_of_next
+        else:
+            offset = found[1]
+            yield found
+
+
+def _record_at(data: bytes, offset: int) -> tuple[Record, int] | None:
+    if offset + _RECORD.size > len(data):
+        return None
+    magic, crc, length, kind, numbered, first_seq, recv_ns = _RECORD.unpack_from(data, offset)
+    end = offset + _RECORD.size + length
+    if magic != MAGIC or end > len(data) or zlib.crc32(memoryview(data)[offset + _CRC_FROM : end]) != crc:
+        return None
+    return Record(kind, first_seq, numbered, recv_ns, data[offset + _RECORD.size : end]), end
+
+
+def _next_record(data: bytes, offset: int) -> int:
+    """Return the offset of the next whole record at or behind `offset`, or the end of `data`."""
+    while (offset := data.find(MAGIC, offset)) >= 0:
+        if _record_at(data, offset) is not None:
+            return offset
+        offset += 1
+    return len(data)
+
+
+class Position(NamedTuple):
+    """A place in a spool: the segment's number and the offset in it."""
+
+    segment: int
+    offset: int
+
+
+@dataclass
+class _Segment:
+    path: Path
+    size: int
+    before: Mark | None  # the stream stood here when the segment was begun; None: its first record is damaged
+    last: Mark  # and here, or further, at its end
+    damaged: bool = False
+
+
+@dataclass
+class Chunk:
+    """What one `Spool.read` brought: records in order, and the place to read on from."""
+
+    records: list[Record]
+    next: Position
+
+
+class Spool:
+    """One stream's spool: appended to by its worker while the epoch runs, drained by a later one when it was killed."""
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
+        self.folder = folder
+        self.last = Mark()  # the numbers given last
+        self.last_recv_ns = 0  # 0: never, or no instruments since
+        self.bytes = 0  # on disk
+        self._max_bytes = max_bytes
+        self._segment_bytes = min(SEGMENT_BYTES, max(max_bytes // SEGMENTS_WITHIN_LIMIT, _RECORD.size))
+        self._segments: dict[int, _Segment] = {}
+        self._fd = -1
+
+    @classmethod
+    def create(cls, folder: Path, max_bytes: int) -> "Spool":
+        """Begin the spool of a new epoch. Raises OSError where the folder cannot be made or written."""
+        folder.mkdir(parents=True)
+        spool = cls(folder, max_bytes)
+        spool._begin_segment(1)
+        return spool
+
+    @classmethod
+    def open(cls, folder: Path) -> "Spool":
+        """Open what an earlier epoch left, to be drained. Its end is found by reading the last segment."""
+        spool = cls(folder, 0)
+        paths = sorted(folder.glob("*.spool"))
+        for path in paths:
+            spool._add_existing(path, whole=path == paths[-1])
+        known = spool.last
+        for _, segment in sorted(spool._segments.items(), reverse=True):
+            segment.last = known
+            known = segment.before or known
+        return spool
+
+    @property
+    def end(self) -> Position:
+        """Behind the last record."""
+        number = max(self._segments, default=0)
+        return Position(number, self._segments[number].size if number else 0)
+
+    def append_frames(self, frames: Sequence[Incoming]) -> list[Record]:
+        """Append frames that arrived together, with one write, and return them with their numbers.
+
+        Raises SpoolFullError past the limit or without room on the file system; then nothing of them is kept.
+        """
+        seq = self.last.seq
+        records, encoded = [], []
+        for recv_ns, ticks, raw in frames:
+            records.append(Record(Kind.FRAME, seq + 1, ticks, recv_ns, raw))
+            encoded.append(encode_record(Kind.FRAME, seq + 1, ticks, recv_ns, raw))
+            seq += ticks
+        self._append(b"".join(encoded), self._max_bytes, Mark(seq, self.last.event_seq))
+        self.last_recv_ns = frames[-1].recv_ns
+        return records
+
+    def append_event(self, recv_ns: int, line: bytes) -> Record:
+        """Append the JSON line of the event with the number `last.event_seq + 1`. Raises like `append_frames`."""
+        mark = Mark(self.last.seq, self.last.event_seq + 1)
+        encoded = encode_record(Kind.EVENT, mark.event_seq, 1, recv_ns, line)
+        self._append(encoded, self._max_bytes + EVENT_RESERVE_BYTES, mark)
+        return Record(Kind.EVENT, mark.event_seq, 1, recv_ns, line)
+
+    def append_idle(self, recv_ns: int) -> None:
+        """Remember that the connection has no instruments from now on. Raises like `append_frames`."""
+        encoded = encode_record(Kind.IDLE, self.last.seq, 0, recv_ns, b"")
+        self._append(encoded, self._max_bytes + EVENT_RESERVE_BYTES, self.last)
+        self.last_recv_ns = 0
+
+    def seek(self, mark: Mark) -> Position:
+        """Return a place from which everything behind `mark` that is still held can be read.
+
+        What lies before `mark` may be read again from there: the reader skips it.
+        """
+        place = Position(min(self._segments, default=0), 0)
+        for number, segment in sorted(self._segments.items()):
+            before = segment.before
+            if before is not None and before.seq <= mark.seq and before.event_seq <= mark.event_seq:
+                place = Position(number, 0)
+        return place
+
+    def read(self, place: Position, max_bytes: int) -> Chunk:
+        """Return the records from `place` on, about `max_bytes` of them; none at the end."""
+        number, offset = place
+        segment = self._segments.get(number)
+        if segment is None:
+            later = [n for n in self._segments if n > number]
+            return Chunk([], Position(min(later), 0) if later else self.end)
+        data = self._read_part(segment, offset, max_bytes)
+        whole = offset + len(data) >= segment.size
+        records, position = [], 0
+        for found, end in parse(data):
+            if isinstance(found, Record):
+                records.append(found)
+            elif end == len(data) and not whole:
+                if found.start == 0:  # one record larger than the part
+                    return self.read(place, max_bytes * 2)
+                break
+            else:
+                self._report(segment, offset + found.start, offset + end)
+            position = end
+        later = [n for n in self._segments if n > number] if whole else []
+        return Chunk(records, Position(min(later), 0) if later else Position(number, offset + position))
+
+    def trim(self, durable: Mark) -> None:
+        """Remove the segments of which everything is durable, but for the one that is being written."""
+        active = max(self._segments, default=0)
+        for number, segment in list(self._segments.items()):
+            if number != active and segment.last.seq <= durable.seq and segment.last.event_seq <= durable.event_seq:
+                self._drop(segment)
+                del self._segments[number]
+
+    def remove(self) -> None:
+        """Remove the whole spool: everything in it is durable."""
+        self.close()
+        for segment in self._segments.values():
+            self._drop(segment)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        self._segments.clear()
+
+    def close(self) -> None:
+        """Let go of the file; what is spooled stays."""
+        if self._fd >= 0:
+            os.close(self._fd)
+            self._fd = -1
+
+    def _report(self, segment: _Segment, start: int, end: int) -> None:
+        torn = end == segment.size and segment is self._segments[max(self._segments)]
+        if torn:
+            log.warning("%s: cut at byte %d, its last record was not written whole", segment.path, start)
+        elif not segment.damaged:
+            log.error("%s: damaged, bytes %d to %d are no records; the file is kept", segment.path, start, end)
+            segment.damaged = True
+
+    def _drop(self, segment: _Segment) -> None:
+        """Remove a segment; a damaged one is kept under another name beside the spool."""
+        with contextlib.suppress(FileNotFoundError):
+            if segment.damaged:
+                segment.path.replace(self.folder.parent / f"{self.folder.name}-{segment.path.stem}.damaged")
+            else:
+                segment.path.unlink()
+        self.bytes -= segment.size
+
+    def _append(self, data: bytes, limit: int, mark: Mark) -> None:
+        number = max(self._segments)
+        segment = self._segments[number]
+        if self.bytes + len(data) > limit:
+            raise SpoolFullError(f"{self.folder}: the spool has reached storage.spool_max_mb")
+        try:
+            written = os.write(self._fd, data)
+            if written < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            os.ftruncate(self._fd, segment.size)
+            raise SpoolFullError(f"{self.folder}: {error.strerror}") from error
+        segment.size += len(data)
+        segment.last = mark
+        self.bytes += len(data)
+        self.last = mark
+        if segment.size >= self._segment_bytes:
+            self._begin_segment(number + 1)
+
+    def _begin_segment(self, number: int) -> None:
+        path = self.folder / f"{number:08d}.spool"
+        data = encode_record(Kind.SEGMENT, self.last.seq, 0, self.last_recv_ns, _STATE.pack(self.last.event_seq))
+        try:
+            fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
+            if os.write(fd, data) < len(data):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError:
+            if not self._segments:
+                raise
+            path.unlink(missing_ok=True)
+            return  # the present segment grows on; the next append tries again
+        self.close()
+        self._fd = fd
+        self._segments[number] = _Segment(path, len(data), self.last, self.last)
+        self.bytes += len(data)
+
+    def _add_existing(self, path: Path, *, whole: bool) -> None:
+        """Take in a segment of an earlier epoch; `whole` reads it to the end, for the numbers given last."""
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            data = file.read() if whole else file.read(_RECORD.size + _STATE.size)
+        before: Mark | None = None
+        for found, _ in parse(data):
+            if isinstance(found, Damage):
+                continue
+            if found.kind == Kind.SEGMENT:
+                before = self.last = Mark(found.first_seq, _STATE.unpack(found.payload)[0])
+                self.last_recv_ns = found.recv_ns
+            elif found.kind == Kind.FRAME:
+                self.last = Mark(found.first_seq + found.numbered - 1, self.last.event_seq)
+                self.last_recv_ns = found.recv_ns
+            elif found.kind == Kind.EVENT:
+                self.last = Mark(self.last.seq, found.first_seq)
+            elif found.kind == Kind.IDLE:
+                self.last_recv_ns = 0
+        self._segments[int(path.stem)] = _Segment(path, size, before, self.last)
+        self.bytes += size
+
+    @staticmethod
+    def _read_part(segment: _Segment, offset: int, max_bytes: int) -> bytes:
+        with segment.path.open("rb") as file:
+            file.seek(offset)
+            return file.read(min(max_bytes, segment.size - offset))

@@ -1,0 +1,139 @@
+"""What is under check: the files, how far each is read, and what lies beside them. Taken once, at one moment.
+
+The recorder may be running, so the order of looking matters. It is: sizes of the event files, spools, sizes of the
+tick files, sizes of the event files again.
+
+- An event that says how far an epoch had come, and stands within the first size, is older than the look at the spools.
+  Had that epoch still a spool then, its end is pending. Had it none, all of it was in the files, and the later sizes
+  have it.
+- A tick within its size is younger than its epoch's event, so the second size of the event file has that one.
+
+Hence what lies between the two sizes of an event file may excuse and never accuses: no order of writing, sending or
+removing can raise a false alarm.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime
+from functools import cached_property
+from pathlib import Path
+from zoneinfo import ZoneInfo
+
+from pipeline.config import Config
+from pipeline.errors import ConfigError
+from pipeline.store.files import Block, date_of, event_files, is_event_file, read_blocks, tick_files
+from pipeline.ticks import decode_line
+
+
+@dataclass(frozen=True)
+class Part:
+    """A file under check: the first `size` bytes of it. What stands beyond `accusing_size` may only excuse."""
+
+    path: Path
+    day: date
+    size: int
+    accusing_size: int
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that is under check, oldest day first, and what lies beside it and is not."""
+
+    ticks: tuple[Part, ...]
+    events: tuple[Part, ...]
+    spooled: frozenset[tuple[int, int]]  # (connection_id, epoch) that still have a spool
+    tick_days_left_out: frozenset[date]  # days with a file in the same folder, and none under check
+    event_days_left_out: frozenset[date]
+    zone: ZoneInfo
+
+    @property
+    def bytes(self) -> int:
+        """What there is to read."""
+        return sum(part.size for part in (*self.ticks, *self.events))
+
+    @cached_property
+    def oldest(self) -> date:
+        """The first day under check."""
+        return min((part.day for part in (*self.ticks, *self.events)), default=date.max)
+
+    def begun_on(self, epoch: int) -> date:
+        """Return the day on which an epoch began: its number is its start in Unix milliseconds."""
+        try:
+            return datetime.fromtimestamp(epoch / 1000, self.zone).date()
+        except (ValueError, OverflowError, OSError):
+            return date.max
+
+    def hides_ticks(self, first: date, last: date) -> bool:
+        """Tell whether ticks of these days may stand where nobody looks: before `oldest`, or in a file left out."""
+        return first < self.oldest or any(first <= day <= last for day in self.tick_days_left_out)
+
+    def hides_events(self, first: date, last: date) -> bool:
+        """Tell the same for events."""
+        return first < self.oldest or any(first <= day <= last for day in self.event_days_left_out)
+
+
+def take(config: Config, files: Sequence[Path] = ()) -> Snapshot:
+    """Take all files of the data folder, or `files` and the event files of the same days beside them.
+
+    A file of another name is taken for ticks of the day of its first line. Raises ConfigError where there is no
+    such folder or file.
+    """
+    given = sorted({path.absolute() for path in files})
+    for path in given:
+        if not path.is_file():
+            raise ConfigError(f"{path}: no such file")
+    data_dir = config.storage.data_dir
+    if not given and not data_dir.is_dir():
+        raise ConfigError(f"{data_dir}: no such folder; storage.data_dir names the one with the data files")
+
+    first_sizes = _sizes(_event_paths(given) if given else event_files(data_dir))
+    spooled = _spooled(config.spool_dir)
+    tick_sizes = _sizes([path for path in given if not is_event_file(path)] if given else tick_files(data_dir))
+    event_sizes = _sizes(_event_paths(given) if given else event_files(data_dir))
+
+    ticks = [Part(path, date_of(path) or _day_within(path), size, size) for path, size in tick_sizes.items()]
+    events = [
+        Part(path, day, size, first_sizes.get(path, 0)) for path, size in event_sizes.items() if (day := date_of(path))
+    ]
+    folders = {path.parent for path in given}
+    return Snapshot(
+        ticks=tuple(sorted(ticks, key=lambda part: part.day)),
+        events=tuple(sorted(events, key=lambda part: part.day)),
+        spooled=spooled,
+        tick_days_left_out=_days_left_out((path for folder in folders for path in tick_files(folder)), ticks),
+        event_days_left_out=_days_left_out((path for folder in folders for path in event_files(folder)), events),
+        zone=ZoneInfo(config.storage.timezone),
+    )
+
+
+def _event_paths(given: Sequence[Path]) -> list[Path]:
+    days = {(path.parent, date_of(path) or _day_within(path)) for path in given}
+    beside = {path for folder in {path.parent for path in given} for path in event_files(folder)}
+    return sorted(path for path in beside if (path.parent, date_of(path)) in days)
+
+
+def _sizes(paths: Iterable[Path]) -> dict[Path, int]:
+    return {path: path.stat().st_size for path in paths}
+
+
+def _spooled(spool_dir: Path) -> frozenset[tuple[int, int]]:
+    return frozenset(
+        (int(folder.parent.name), int(folder.name))
+        for folder in spool_dir.glob("*/*")
+        if folder.parent.name.isdecimal() and folder.name.isdecimal()
+    )
+
+
+def _day_within(path: Path) -> date:
+    """Return the day of the first line that is a tick."""
+    for block in read_blocks(path, path.stat().st_size):
+        for line in block.lines if isinstance(block, Block) else ():
+            try:
+                return date.fromisoformat(decode_line(line).timestamp[:10])
+            except (ValueError, RecursionError):
+                continue
+    return date.max
+
+
+def _days_left_out(there: Iterable[Path], parts: Iterable[Part]) -> frozenset[date]:
+    return frozenset(day for path in there if (day := date_of(path))) - {part.day for part in parts}

@@ -1,0 +1,254 @@
+"""What is known of the running service: fed by the processes' messages, read as the status models. No I/O."""
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import Any
+
+from pipeline.config import CONNECTIONS, MAX_INSTRUMENTS, Config
+from pipeline.files import tick_file_name
+from pipeline.role import SIMULATOR, SUPERVISOR, WRITER, worker_role
+from pipeline.status import (
+    ConnectionStatus,
+    Health,
+    Instrument,
+    Metrics,
+    Process,
+    Status,
+    Storage,
+)
+from pipeline.supervisor.children import Child
+from pipeline.supervisor.subscriptions import MODES, ROLES, TERTIARY, Subscriptions
+
+FRESH_S = 5.0  # a tick within so long: data is flowing
+RATE_S = 10.0
+STALE_S = 3.0  # a process that has said nothing for so long counts as not answering
+LAG_TICKS = 50_000  # received, not yet durable: the writer is behind
+ROLES_SHOWN = (SUPERVISOR, WRITER, *(worker_role(c) for c in CONNECTIONS), "http", SIMULATOR)
+
+
+@dataclass
+class _Connection:
+    """What a worker has said, and the counts of the epochs before the present one."""
+
+    message: Mapping[str, Any] = field(default_factory=dict)
+    heard_s: float = 0.0
+    counted_before: int = 0
+    epoch: int | None = None
+    samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))  # (monotonic s, ticks)
+    last_tick_time: str | None = None
+
+    @property
+    def tick_count(self) -> int:
+        received: int = self.message.get("ticks_received", 0)
+        return self.counted_before + received
+
+    def rate(self, now_s: float) -> float:
+        recent = [sample for sample in self.samples if sample[0] >= now_s - RATE_S]
+        if len(recent) < 2 or recent[-1][0] <= recent[0][0]:
+            return 0.0
+        return round((recent[-1][1] - recent[0][1]) / (recent[-1][0] - recent[0][0]), 1)
+
+
+@dataclass
+class _Instrument:
+    tick_count: int = 0
+    last_price: float | None = None
+    last_tick_time: str | None = None
+
+
+class Board:
+    """Takes messages in, gives models out. `clock` is the wall clock in the storage time zone."""
+
+    def __init__(self, config: Config, subscriptions: Subscriptions, clock: Callable[[], datetime]) -> None:
+        self._config = config
+        self._subscriptions = subscriptions
+        self._clock = clock
+        self._started = clock()
+        self._subscribed_at = clock().isoformat(timespec="microseconds")
+        self._connections = {c: _Connection() for c in CONNECTIONS}
+        self._instruments: dict[int, _Instrument] = {}
+        self._writer: Mapping[str, Any] = {}
+        self._writer_heard_s = 0.0
+
+    def hear(self, message: Mapping[str, Any], now_s: float) -> None:
+        """Take in a status or digest message of a process."""
+        role = message["role"]
+        if role == WRITER:
+            self._writer, self._writer_heard_s = message, now_s
+            return
+        connection = self._connections[message["connection_id"]]
+        if message["type"] == "digest":
+            for token, count, last_price, time in message["ticks"]:
+                instrument = self._instruments.setdefault(token, _Instrument())
+                instrument.tick_count += count
+                instrument.last_price, instrument.last_tick_time = last_price, time
+            return
+        if message["epoch"] != connection.epoch:
+            connection.counted_before = connection.tick_count if connection.epoch is not None else 0
+            connection.epoch = message["epoch"]
+        connection.message, connection.heard_s = message, now_s
+        connection.last_tick_time = message["last_tick_time"] or connection.last_tick_time
+        connection.samples.append((now_s, connection.tick_count))
+
+    def status(self, children: Mapping[str, Child], own_pid: int, now_s: float) -> Status:
+        """Return everything."""
+        connections = {str(c): self._connection(c, children, now_s) for c in CONNECTIONS}
+        storage = self._storage(children)
+        processes = {name: self._process(name, children, own_pid) for name in ROLES_SHOWN}
+        return Status(
+            health=self._health(connections, storage, processes, now_s),
+            connections=connections,
+            instruments=self._instrument_list(),
+            storage=storage,
+            metrics=self._metrics(connections, storage),
+            processes=processes,
+        )
+
+    def totals(self) -> tuple[int, int, int]:
+        """Return the ticks received, stored, and still spooled."""
+        received = sum(connection.tick_count for connection in self._connections.values())
+        pending = sum(connection.message.get("ticks_pending", 0) for connection in self._connections.values())
+        return received, self._writer.get("ticks_stored", 0), pending
+
+    def _connection(self, connection_id: int, children: Mapping[str, Child], now_s: float) -> ConnectionStatus:
+        known = self._connections[connection_id]
+        message = known.message
+        child = children.get(worker_role(connection_id))
+        instruments = len(self._subscriptions.of(connection_id))
+        state = message.get("state", "starting")
+        if child is None:
+            state = "off"
+        elif child.state != "running":
+            state = "down"
+        elif state == "idle" and connection_id == TERTIARY:
+            state = "standby"
+        is_live = state == "live"
+        return ConnectionStatus(
+            connection_id=connection_id,
+            role=ROLES[connection_id],
+            mode=MODES[connection_id],
+            state=state,
+            reason=message.get("reason", ""),
+            active=is_live,
+            subscribed_instruments=instruments,
+            confirmed_instruments=message.get("confirmed", 0) if is_live else 0,
+            tick_count=known.tick_count,
+            tick_rate=known.rate(now_s),
+            last_tick_time=known.last_tick_time,
+            start_time=message.get("live_since") if is_live else None,
+            capacity_remaining=MAX_INSTRUMENTS - instruments,
+            pid=child.pid if child else None,
+            epoch=known.epoch,
+            ticks_pending=message.get("ticks_pending", 0),
+            ticks_refused=message.get("ticks_refused", 0),
+            rejects=message.get("rejects", 0),
+            spool_bytes=message.get("spool_bytes", 0),
+            gap_open=message.get("gap_open", False),
+        )
+
+    def _storage(self, children: Mapping[str, Child]) -> Storage:
+        message = self._writer
+        child = children.get(WRITER)
+        running = child is not None and child.state == "running"
+        return Storage(
+            state=message.get("state", "starting") if running else "stopped",
+            reason=message.get("reason", ""),
+            data_dir=str(self._config.storage.data_dir),
+            current_file=tick_file_name(self._clock().date()),
+            ticks_stored=message.get("ticks_stored", 0),
+            bytes_written=message.get("bytes_written", 0),
+            spool_bytes=sum(c.message.get("spool_bytes", 0) for c in self._connections.values()),
+            commits=message.get("commits", 0),
+            commit_ms=message.get("commit_ms", 0.0),
+            syncing_since_s=message.get("syncing_since_s"),
+            syncs_failed=message.get("syncs_failed", 0),
+            batches_refused=message.get("batches_refused", 0),
+            free_bytes=message.get("free_bytes", 0),
+        )
+
+    def _health(
+        self,
+        connections: Mapping[str, ConnectionStatus],
+        storage: Storage,
+        processes: Mapping[str, Process],
+        now_s: float,
+    ) -> Health:
+        now = self._clock()
+        uncovered = [c for c in connections.values() if c.subscribed_instruments and not c.active]
+        reasons = [
+            f"connection {c.connection_id} ({c.role}) is {c.state}: {c.subscribed_instruments} instruments uncovered"
+            for c in uncovered
+        ]
+        writer_silent = now_s - self._writer_heard_s > STALE_S
+        if storage.state == "paused":
+            reasons.append(f"the writer is not storing: {storage.reason}")
+        elif storage.state != "recording" or writer_silent:
+            reasons.append(
+                "the writer is not running" if storage.state != "recording" else "the writer does not answer"
+            )
+        is_down = bool(reasons)
+        pending = sum(c.ticks_pending for c in connections.values())
+        if pending > LAG_TICKS:
+            reasons.append(f"{pending} ticks are received and not yet durable")
+        reasons += [f"{name} is {p.state}" for name, p in processes.items() if p.state == "restarting"]
+        last_ticks = [c.last_tick_time for c in connections.values() if c.last_tick_time]
+        last_tick_time = max(last_ticks, default=None)
+        age_s = (now - datetime.fromisoformat(last_tick_time)).total_seconds() if last_tick_time else None
+        active = sum(c.active for c in connections.values())
+        return Health(
+            status="down" if is_down else "degraded" if reasons else "healthy",
+            reasons=reasons,
+            timestamp=now.isoformat(timespec="microseconds"),
+            service_start_time=self._started.isoformat(timespec="microseconds"),
+            uptime_seconds=self._uptime_s(),
+            active_connections=active,
+            total_connections=self._config.kite.max_connections,
+            total_subscribed_instruments=self._subscriptions.total,
+            kite_connected=active > 0,
+            last_tick_time=last_tick_time,
+            data_fresh=age_s is not None and age_s < FRESH_S,
+            ticks_per_second=round(sum(c.tick_rate for c in connections.values()), 1),
+        )
+
+    def _metrics(self, connections: Mapping[str, ConnectionStatus], storage: Storage) -> Metrics:
+        received = sum(c.tick_count for c in connections.values())
+        uptime_s = self._uptime_s()
+        return Metrics(
+            timestamp=self._clock().isoformat(timespec="microseconds"),
+            uptime_seconds=uptime_s,
+            total_ticks_received=received,
+            total_ticks_stored=storage.ticks_stored,
+            total_ticks_pending=sum(c.ticks_pending for c in connections.values()),
+            average_tick_rate=round(received / uptime_s, 1) if uptime_s else 0.0,
+            ticks_per_second=round(sum(c.tick_rate for c in connections.values()), 1),
+            ticks_by_connection={name: c.tick_count for name, c in connections.items()},
+        )
+
+    def _instrument_list(self) -> list[Instrument]:
+        never = _Instrument()
+        return [
+            Instrument(
+                instrument_token=token,
+                connection_id=connection_id,
+                mode=mode,
+                subscribed_at=self._subscribed_at,
+                tick_count=(known := self._instruments.get(token, never)).tick_count,
+                last_price=known.last_price,
+                last_tick_time=known.last_tick_time,
+            )
+            for connection_id in CONNECTIONS
+            for token, mode in self._subscriptions.of(connection_id).items()
+        ]
+
+    def _process(self, name: str, children: Mapping[str, Child], own_pid: int) -> Process:
+        if name == SUPERVISOR:
+            return Process(pid=own_pid, state="running", restarts=0)
+        child = children.get(name)
+        if child is None:
+            return Process(pid=None, state="off", restarts=0)
+        return Process(pid=child.pid, state=child.state, restarts=child.restarts.count)
+
+    def _uptime_s(self) -> float:
+        return round((self._clock() - self._started).total_seconds(), 2)

@@ -1,0 +1,46 @@
+"""What `mds run --simulate` changes in the configuration: the simulator in Kite's place."""
+
+import socket
+import subprocess
+import sys
+
+from pydantic import SecretStr
+
+from pipeline import role
+from pipeline.config import Config
+
+PORT_FILE = "simulator.port"
+CREDENTIAL = "simulated"
+PRIMARY_SHARE = 0.8  # of the simulator's instruments, where the configuration names none
+
+
+def with_simulator(config: Config) -> Config:
+    """Return the configuration with the simulator as Kite, and with its instruments where there is no universe."""
+    host = config.simulator.host
+    port = config.simulator.port or _port(config)
+    universe = {}
+    if not config.universe.primary and not config.universe.secondary:
+        tokens = _tokens(config.simulator.instruments)
+        cut = round(len(tokens) * PRIMARY_SHARE)
+        universe = {"primary": tokens[:cut], "secondary": tokens[cut:]}
+    changed = config.with_changes(kite={"ws_url": f"ws://{host}:{port}"}, simulator={"port": port}, universe=universe)
+    return changed.model_copy(update={"api_key": SecretStr(CREDENTIAL), "access_token": SecretStr(CREDENTIAL)})
+
+
+def _port(config: Config) -> int:
+    """Return the port of the simulator that a killed supervisor has left running, or a free one."""
+    role.prepare_run_dir(config)
+    remembered = config.runtime.run_dir / PORT_FILE
+    if role.read_holder(role.lock_path(config, role.SIMULATOR)) is not None and remembered.exists():
+        return int(remembered.read_text())
+    with socket.socket() as probe:
+        probe.bind((config.simulator.host, 0))
+        port: int = probe.getsockname()[1]
+    remembered.write_text(str(port))
+    return port
+
+
+def _tokens(count: int) -> tuple[int, ...]:
+    """Ask the simulator, which nobody imports, for tokens that it knows."""
+    command = [sys.executable, "-m", "pipeline.simulator", "--print-tokens", str(count)]
+    return tuple(map(int, subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()))

@@ -1,0 +1,239 @@
+"""The supervisor's loop: `mds run`.
+
+It starts the writer, the workers and, on request, the simulator, tells each worker what to subscribe, restarts what
+dies, and answers the control socket. No tick passes through it: recording goes on without it, and the next supervisor
+adopts what is running.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+import zmq
+import zmq.asyncio
+
+from pipeline import __version__, role
+from pipeline.config import CONNECTIONS, Config
+from pipeline.errors import AlreadyRunningError, ConfigError
+from pipeline.events import SUPERVISOR_ID
+from pipeline.outbox import Loss
+from pipeline.spool import Record
+from pipeline.supervisor.board import Board
+from pipeline.supervisor.children import Child, Children
+from pipeline.supervisor.control import Method, answer
+from pipeline.supervisor.subscriptions import Subscriptions, bytes_a_day
+from pipeline.uplink import Uplink
+from pipeline.wire import COMMANDS_SOCKET, CONTROL_SOCKET, STATUS_SOCKET
+
+log = logging.getLogger(__name__)
+children_log = logging.getLogger(role.RELAYED)
+
+WORKERS_END_S = 7.5  # a worker drains for at most worker.DRAIN_S and closes its socket before
+WRITER_END_S = 1.5
+OWN_EVENTS_S = 0.5
+SERVICE_LOCK = "service.lock"  # in the state folder: one service for a data folder, whatever its run folder
+WRITER_LOCK = "writer.lock"
+BUSY_TICKS_PER_S = 4  # an instrument at busy times; about one otherwise
+
+
+@dataclass(frozen=True)
+class Summary:
+    """How a run ended."""
+
+    received: int
+    stored: int
+    spooled: int
+    drained: bool  # every worker handed on all it had
+
+
+class Supervisor:
+    """One run of the service. Construct, then `run`; sockets are bound in `run`."""
+
+    def __init__(self, config: Config, *, simulate: bool) -> None:
+        self._config = config
+        self._simulate = simulate
+        self._version = f"{os.getpid()}-{time.time_ns()}"  # of the subscriptions: a new one for each change
+        self._subscriptions = Subscriptions(config.kite.max_connections)
+        self._refusals = self._subscriptions.add_universe(config.universe)
+        self._stop = asyncio.Event()
+        self._locks: list[role.Lock] = []
+
+    def lock(self) -> None:
+        """Claim run folder and data folder. Raises AlreadyRunningError, or ConfigError where they are not usable."""
+        role.prepare_run_dir(self._config)
+        storage = self._config.storage
+        for key, folder in (("storage.data_dir", storage.data_dir), ("storage.spool_dir", self._config.spool_dir)):
+            _check_folder(key, folder)
+        self._config.state_dir.mkdir(exist_ok=True)
+        for path in (role.lock_path(self._config, role.SUPERVISOR), self._config.state_dir / SERVICE_LOCK):
+            lock = role.Lock(path)
+            lock.acquire(self._config.hash)
+            self._locks.append(lock)
+        writing = role.read_holder(self._config.state_dir / WRITER_LOCK)
+        ours = role.read_holder(role.lock_path(self._config, role.WRITER))
+        if writing is not None and (ours is None or ours.pid != writing.pid):
+            raise AlreadyRunningError(
+                f"{storage.data_dir} is written to by process {writing.pid} of another run folder; end that one first"
+            )
+
+    async def run(self, duration_s: float | None) -> Summary:
+        """Record until a signal, a `shutdown` request, or the end of `duration_s`."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._stop.set)
+        if duration_s is not None:
+            loop.call_later(duration_s, self._stop.set)
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        waiting = zmq.asyncio.Context(context)
+        status = self._bind(waiting, zmq.PULL, STATUS_SOCKET)
+        self._commands = self._bind(waiting, zmq.ROUTER, COMMANDS_SOCKET)
+        control = self._bind(waiting, zmq.ROUTER, CONTROL_SOCKET)
+        uplink = self._uplink = Uplink(self._config, SUPERVISOR_ID, context, encode=_no_ticks, on_loss=_no_losses)
+        self._board = Board(self._config, self._subscriptions, uplink.calendar.now)
+        self._children = Children(self._config, self._child_changed)
+        self._begin()
+        tasks: list[asyncio.Task[Any]] = [
+            asyncio.create_task(self._read_status(status)),
+            asyncio.create_task(self._answer(control)),
+            asyncio.create_task(uplink.read_commits()),
+            asyncio.create_task(self._stop.wait()),
+        ]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()  # a task that ended by itself has failed
+        summary = await self._end()
+        for task in tasks:
+            task.cancel()
+        uplink.close()
+        for bound in (status, self._commands, control):
+            bound.close(linger=0)
+        context.term()
+        return summary
+
+    def _bind(self, context: zmq.asyncio.Context, kind: int, name: str) -> zmq.asyncio.Socket:
+        bound: zmq.asyncio.Socket = context.socket(kind)
+        bound.bind(role.endpoint(self._config.runtime.run_dir, name))
+        return bound
+
+    # Beginning and end.
+
+    def _begin(self) -> None:
+        config = self._config
+        self._log_event("service_started", {"version": __version__, "simulated": self._simulate})
+        for refusal in self._refusals:
+            log.warning("universe: %d is not subscribed: %s", refusal.token, refusal.reason)
+        if self._simulate:
+            self._add_simulator()
+        self._children.add(role.WRITER, "pipeline.writer")
+        for connection_id in CONNECTIONS[: config.kite.max_connections]:
+            self._children.add(role.worker_role(connection_id), "pipeline.worker", str(connection_id))
+        counts = ", ".join(
+            f"{len(self._subscriptions.of(c))} on connection {c}" for c in CONNECTIONS if self._subscriptions.of(c)
+        )
+        quiet, busy = (bytes_a_day(self._subscriptions, rate) / 2**30 for rate in (1, BUSY_TICKS_PER_S))
+        log.info(
+            "recording %s to %s; a day takes about %.1f GB at one tick a second each, %.1f GB at %d",
+            counts or "nothing yet",
+            config.storage.data_dir,
+            quiet,
+            busy,
+            BUSY_TICKS_PER_S,
+        )
+
+    def _add_simulator(self) -> None:
+        simulator = self._config.simulator
+        self._children.add(
+            role.SIMULATOR, "pipeline.simulator", "--host", simulator.host, "--port", str(simulator.port)
+        )
+
+    async def _end(self) -> Summary:
+        """End everything in order: workers hand on what they have, then the writer makes it durable."""
+        log.info("ending: the connections close, then everything received is stored")
+        names = [role.worker_role(c) for c in CONNECTIONS]
+        await asyncio.gather(*(self._children.end(name, WORKERS_END_S) for name in names))
+        workers = [child for child in self._children.all.values() if child.role in names]
+        drained = all(child.exit_code in (0, None) for child in workers)
+        self._log_event("service_stopped", {"drained": drained})
+        await self._uplink.finish(OWN_EVENTS_S)
+        await self._children.end(role.WRITER, WRITER_END_S)
+        await self._children.end(role.SIMULATOR, WRITER_END_S)
+        await asyncio.sleep(0)
+        received, stored, spooled = self._board.totals()
+        return Summary(received, stored, spooled, drained)
+
+    # What happens meanwhile.
+
+    def _child_changed(self, child: Child) -> None:
+        if child.pid is None and child.state == "restarting":
+            self._log_event("process_died", {"process": child.role, "exit_code": child.exit_code})
+        elif child.pid is not None:
+            self._log_event("process_started", {"process": child.role, "pid": child.pid})
+
+    def _log_event(self, event: str, fields: dict[str, Any]) -> None:
+        self._uplink.log_event(event, {"connection_id": SUPERVISOR_ID, **fields})
+
+    async def _read_status(self, status: zmq.asyncio.Socket) -> None:
+        while True:
+            message = orjson.loads(await status.recv())
+            if message["type"] == "log":
+                children_log.info("%s", message["line"])
+                continue
+            child = self._children.all.get(message["role"])
+            if child is None or message["pid"] != child.pid:
+                continue  # the last words of a process that has been replaced
+            self._board.hear(message, time.monotonic())
+            if message.get("version", self._version) != self._version:
+                await self._tell(message["connection_id"])
+
+    async def _tell(self, connection_id: int) -> None:
+        """Send a worker what it should have. Its status repeats the version: until it does, it is told again."""
+        instruments: dict[str, list[int]] = {}
+        for token, mode in self._subscriptions.of(connection_id).items():
+            instruments.setdefault(mode, []).append(token)
+        wishes = orjson.dumps({"version": self._version, "instruments": instruments})
+        with contextlib.suppress(zmq.ZMQError):  # it is just being restarted: it gets them when it is back
+            await self._commands.send_multipart([role.worker_role(connection_id).encode(), wishes])
+
+    async def _answer(self, control: zmq.asyncio.Socket) -> None:
+        methods = self._methods()
+        while True:
+            client, *parts = await control.recv_multipart()
+            await control.send_multipart([client, answer(parts[-1] if parts else b"", methods)])
+
+    def _methods(self) -> dict[str, Method]:
+        def status(_: dict[str, Any]) -> Any:
+            return self._board.status(self._children.all, os.getpid(), time.monotonic()).model_dump()
+
+        def part(name: str) -> Method:
+            return lambda params: status(params)[name]
+
+        def shutdown(_: dict[str, Any]) -> Any:
+            self._stop.set()
+            return {"ending": True}
+
+        parts = ("health", "connections", "instruments", "storage", "metrics", "processes")
+        return {"status": status, "shutdown": shutdown, **{name: part(name) for name in parts}}
+
+
+def _check_folder(key: str, folder: Any) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"{key}: {folder}: {error.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{key}: {folder}: not writable by this user")
+
+
+def _no_ticks(epoch: int, frames: Sequence[Record]) -> bytes:
+    raise AssertionError(f"the supervisor's stream has no ticks: {epoch}, {len(frames)} frames")
+
+
+def _no_losses(loss: Loss) -> None:
+    raise AssertionError(f"the supervisor's stream has no ticks: {loss}")

@@ -1,0 +1,154 @@
+"""A connection's road to the writer, on the running asyncio loop: an outbox with its sockets and its epoch.
+
+Workers send ticks and events on it, the supervisor events only. Whoever owns one appends; sending, going back and
+trimming happen by themselves as the writer takes and commits.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import zmq
+import zmq.asyncio
+
+from pipeline import role
+from pipeline.clock import ReceiveClock
+from pipeline.config import Config
+from pipeline.days import Calendar
+from pipeline.epoch import close_epoch, open_epoch
+from pipeline.errors import SpoolFullError
+from pipeline.events import encode_event, source_of
+from pipeline.outbox import Batch, Encoder, Loss, Outbox
+from pipeline.spool import Incoming
+from pipeline.wire import COMMITS_SOCKET, TICKS_SOCKET, WireError, decode_commit
+
+log = logging.getLogger(__name__)
+
+SEND_BATCHES = 16  # ZeroMQ's queue to the writer: the spool is the queue, this only keeps the pipe full
+BLOCKED_S = 0.005  # until ZeroMQ is asked again whether it takes more
+
+
+class Uplink:
+    """One stream on its way, and what older epochs have left. Raises OSError where the spool cannot be opened."""
+
+    def __init__(
+        self,
+        config: Config,
+        connection_id: int,
+        context: "zmq.Context[zmq.Socket[bytes]]",
+        *,
+        encode: Encoder,
+        on_loss: Callable[[Loss], None],
+    ) -> None:
+        self.clock = ReceiveClock()
+        self.calendar = Calendar(config.storage.timezone)
+        opening = open_epoch(config, connection_id, self.clock.now_ns())
+        self.epoch = opening.epoch
+        self.predecessor = opening.predecessor
+        self._config = config
+        self._connection_id = connection_id
+        self._held_back: list[tuple[str, Mapping[str, Any]]] = []  # events that found no room in the spool
+        self._pumping = False
+        self._committed = asyncio.Event()
+        self._push: zmq.Socket[bytes] = context.socket(zmq.PUSH)
+        self._push.setsockopt(zmq.SNDHWM, SEND_BATCHES)
+        self._push.setsockopt(zmq.LINGER, 0)
+        self._push.connect(role.endpoint(config.runtime.run_dir, TICKS_SOCKET))
+        self._commits: zmq.asyncio.Socket = zmq.asyncio.Context(context).socket(zmq.SUB)
+        self._commits.setsockopt(zmq.SUBSCRIBE, b"")
+        self._commits.connect(role.endpoint(config.runtime.run_dir, COMMITS_SOCKET))
+        self.outbox = Outbox(
+            connection_id, opening, calendar=self.calendar, encode=encode, send=self._send, on_loss=on_loss
+        )
+
+    def append_frames(self, frames: Sequence[Incoming]) -> None:
+        """Spool frames that arrived together, and hand them on. Raises SpoolFullError; then nothing was kept."""
+        self.outbox.live.append_frames(frames)
+        if self._held_back:
+            self.retry_events()
+        self._pump_soon()
+
+    def append_idle(self) -> None:
+        """Remember that the connection has no instruments from now on."""
+        try:
+            self.outbox.live.spool.append_idle(self.clock.now_ns())
+        except SpoolFullError as error:
+            log.error("%s: the time without instruments will count as a gap", error)
+
+    def log_event(self, event: str, fields: Mapping[str, Any]) -> None:
+        """Number an event and hand it on like a tick. Without room for it, it is kept until there is."""
+        live = self.outbox.live
+        now_ns = self.clock.now_ns()
+        line = encode_event(
+            event,
+            self.calendar.timestamp(now_ns),
+            fields,
+            source=source_of(self._connection_id),
+            epoch=self.epoch,
+            event_seq=live.spool.last.event_seq + 1,
+        )
+        try:
+            live.append_event(now_ns, line)
+        except SpoolFullError as error:
+            log.error("%s: the event %r is kept until there is room", error, event)
+            self._held_back.append((event, fields))
+        self._pump_soon()
+
+    def retry_events(self) -> None:
+        """Log what was held back for want of room."""
+        held_back, self._held_back = self._held_back, []
+        for event, fields in held_back:
+            self.log_event(event, fields)
+
+    async def read_commits(self) -> None:
+        """Follow what the writer makes durable, for ever."""
+        loop = asyncio.get_running_loop()
+        while True:
+            try:
+                commit = decode_commit(await self._commits.recv())
+            except WireError as error:
+                log.error("from the writer: %s", error)
+                continue
+            self.outbox.committed(commit, loop.time())
+            self._pump_soon()
+            self._committed.set()
+
+    async def finish(self, timeout_s: float) -> bool:
+        """Wait until all that was spooled is durable, and end the epoch; False if the writer did not take it in time.
+
+        `read_commits` has to be running.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not self.outbox.done:
+                    self._committed.clear()
+                    await self._committed.wait()
+        except TimeoutError:
+            self.outbox.close()
+            return False
+        close_epoch(self._config, self._connection_id, self.epoch, self.outbox.live.spool)
+        return True
+
+    def close(self) -> None:
+        """Let go of the sockets; the context can then be destroyed."""
+        self._push.close()
+        self._commits.close(linger=0)
+
+    def _send(self, batch: Batch) -> bool:
+        try:
+            self._push.send_multipart(batch, zmq.NOBLOCK)
+        except zmq.Again:
+            return False
+        return True
+
+    def _pump_soon(self, delay_s: float = 0.0) -> None:
+        """Send what is behind, part by part: in between, the loop reads its sockets."""
+        if self.outbox.behind and not self._pumping:
+            self._pumping = True
+            asyncio.get_running_loop().call_later(delay_s, self._pump)
+
+    def _pump(self) -> None:
+        self._pumping = False
+        took = self.outbox.pump()
+        self._pump_soon(0.0 if took else BLOCKED_S)

@@ -1,0 +1,151 @@
+"""Messages between the processes, as bytes. Pure: no socket, no clock.
+
+Batches go from a worker (or the supervisor) to the writer, commits from the writer to all of them:
+
+    batch   three ZeroMQ parts: header | tick lines | event lines
+            header, little-endian:
+             0  u8   version             1  u8   connection_id (0: the supervisor)
+             4  u32  day                     proleptic Gregorian ordinal of the files that the lines belong to
+             8  u64  epoch
+            16  u64  oldest_epoch            the oldest epoch of this connection that is not wholly durable
+            24  u64  after_seq               the ticks follow this one: what lies between is not held any more
+            32  u64  first_seq               of the tick lines, which are numbered without holes
+            40  u64  after_event_seq         the same for events
+            48  u64  first_event_seq
+            56  u32  tick_count              tick lines
+            60  u32  event_count             event lines
+
+    commit  one part, JSON: {"boot", "taking", "retired": {connection: epoch},
+            "streams": [[connection, epoch, durable seq, durable event_seq, accepted seq, accepted event_seq], ...]}
+
+A stream that a commit does not list has nothing stored, or lies below `retired` and is stored whole.
+"""
+
+import struct
+from dataclasses import dataclass, field
+from datetime import date
+from typing import NamedTuple
+
+import orjson
+
+from pipeline.errors import MdsError
+
+VERSION = 1
+TICKS_SOCKET = "ticks.sock"
+COMMITS_SOCKET = "commits.sock"
+STATUS_SOCKET = "status.sock"
+COMMANDS_SOCKET = "commands.sock"
+CONTROL_SOCKET = "control.sock"
+
+_HEADER = struct.Struct("<BB2xIQQQQQQII")
+
+
+class WireError(MdsError):
+    """A message is not one of ours."""
+
+
+class Mark(NamedTuple):
+    """How far a stream has come: its last tick and its last event."""
+
+    seq: int = 0
+    event_seq: int = 0
+
+
+class StreamId(NamedTuple):
+    """A stream is what one start of a worker (1, 2, 3) or of the supervisor (0) has numbered."""
+
+    connection_id: int
+    epoch: int
+
+
+class Header(NamedTuple):
+    """What a batch is, see the layout above."""
+
+    connection_id: int
+    day: date
+    epoch: int
+    oldest_epoch: int
+    after: Mark
+    first: Mark
+    tick_count: int
+    event_count: int
+
+    @property
+    def stream(self) -> StreamId:
+        """Whose numbers these are."""
+        return StreamId(self.connection_id, self.epoch)
+
+    @property
+    def last(self) -> Mark:
+        """The numbers of the last tick and the last event; one below the first where there are none."""
+        return Mark(self.first.seq + self.tick_count - 1, self.first.event_seq + self.event_count - 1)
+
+
+def encode_header(header: Header) -> bytes:
+    """Return the first part of a batch."""
+    return _HEADER.pack(
+        VERSION,
+        header.connection_id,
+        header.day.toordinal(),
+        header.epoch,
+        header.oldest_epoch,
+        header.after.seq,
+        header.first.seq,
+        header.after.event_seq,
+        header.first.event_seq,
+        header.tick_count,
+        header.event_count,
+    )
+
+
+def decode_header(data: bytes) -> Header:
+    """Return what `encode_header` was given; raises WireError on anything else."""
+    if len(data) != _HEADER.size or data[0] != VERSION:
+        raise WireError(f"not a batch header of version {VERSION}: {len(data)} bytes")
+    _, connection_id, day, epoch, oldest, after, first, after_event, first_event, count, events = _HEADER.unpack(data)
+    try:
+        files_day = date.fromordinal(day)
+    except (ValueError, OverflowError) as error:
+        raise WireError(f"not a batch header: day {day}") from error
+    return Header(
+        connection_id, files_day, epoch, oldest, Mark(after, after_event), Mark(first, first_event), count, events
+    )
+
+
+@dataclass(frozen=True)
+class Commit:
+    """What the writer has: `durable` survives power loss, `accepted` is written but not yet synced.
+
+    `boot` changes when the writer has lost what was not durable; while `taking` is false it reads nothing.
+    """
+
+    boot: str
+    taking: bool = True
+    durable: dict[StreamId, Mark] = field(default_factory=dict)
+    accepted: dict[StreamId, Mark] = field(default_factory=dict)
+    retired: dict[int, int] = field(default_factory=dict)  # connection -> epochs below are stored whole, forgotten
+
+
+def encode_commit(commit: Commit) -> bytes:
+    """Return the one part of a commit message."""
+    streams = [
+        (*stream, *commit.durable.get(stream, Mark()), *accepted) for stream, accepted in commit.accepted.items()
+    ]
+    retired = {str(connection): epoch for connection, epoch in commit.retired.items()}
+    return orjson.dumps({"boot": commit.boot, "taking": commit.taking, "retired": retired, "streams": streams})
+
+
+def decode_commit(data: bytes) -> Commit:
+    """Return what `encode_commit` was given; raises WireError on anything else."""
+    try:
+        message = orjson.loads(data)
+        durable: dict[StreamId, Mark] = {}
+        accepted: dict[StreamId, Mark] = {}
+        for connection, epoch, seq, event_seq, accepted_seq, accepted_event_seq in message["streams"]:
+            stream = StreamId(connection, epoch)
+            durable[stream] = Mark(seq, event_seq)
+            accepted[stream] = Mark(accepted_seq, accepted_event_seq)
+        retired = {int(connection): epoch for connection, epoch in message["retired"].items()}
+        return Commit(message["boot"], message["taking"], durable, accepted, retired)
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WireError(f"not a commit message: {error}") from error

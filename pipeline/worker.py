@@ -1,0 +1,382 @@
+"""A worker process: one Kite connection, one spool; frames in, batches of ticks out.
+
+Everything happens on one asyncio loop, with Twisted's reactor on it: no threads, no locks, nothing that waits. Frames
+that arrive together are spooled with one write and leave together. What the writer does not take stays in the spool,
+from which it is read when the writer takes again.
+"""
+
+import asyncio
+import logging
+import signal
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import orjson
+import zmq
+import zmq.asyncio
+
+from pipeline import role
+from pipeline.config import Config, Mode, from_child
+from pipeline.days import NS_PER_S
+from pipeline.errors import MdsError, SpoolFullError
+from pipeline.gaps import Gap, GapTracker
+from pipeline.kite.feed import Feed, StateChange, classify_text, install_reactor
+from pipeline.kite.packets import Decoder, Reject, split
+from pipeline.outbox import Loss
+from pipeline.spool import Incoming, Record
+from pipeline.ticks import StoredTick, encode_lines
+from pipeline.uplink import Uplink
+from pipeline.wire import COMMANDS_SOCKET
+
+log = logging.getLogger(__name__)
+
+TICK_S = 1.0  # digests, heartbeats, a look at the clock
+PAUSE_NS = 2 * NS_PER_S  # between two frames: worth asking whether the machine slept
+DRAIN_S = 6.0  # at the end, for the writer to make everything durable
+TEXT_EVENTS = {"order": "order_update", "error": "kite_error"}
+
+
+class Digest:
+    """Count, price and time of the latest decoded tick of each instrument, since the last one was taken."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[int] = Counter()
+        self._latest: dict[int, StoredTick] = {}
+
+    def add(self, ticks: Sequence[StoredTick]) -> None:
+        """Take in ticks of one frame."""
+        tokens = [tick.instrument_token for tick in ticks]
+        self._counts.update(tokens)
+        self._latest.update(zip(tokens, ticks, strict=True))
+
+    def take(self) -> list[tuple[int, int, float, str]]:
+        """Return (token, count, last price, receive time) for each instrument that ticked, and begin anew."""
+        taken = [(t, self._counts[t], tick.last_price, tick.timestamp) for t, tick in self._latest.items()]
+        self._counts.clear()
+        self._latest.clear()
+        return taken
+
+
+class Worker:
+    """One connection through one epoch. It listens to its feed."""
+
+    def __init__(self, config: Config, connection_id: int, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
+        self._connection_id = connection_id
+        self._uplink = Uplink(config, connection_id, context, encode=self._encode, on_loss=self._lost)
+        self._stamp = self._uplink.calendar.timestamp
+        self._decoders: dict[int, Decoder] = {}  # by epoch
+        self._digest = Digest()
+        self._digested_seq = 0  # ticks are counted once, however often they are sent
+        self._gaps = GapTracker(self._uplink.predecessor)
+        self._losses: set[Loss] = set()
+        self._frames: list[tuple[int, bytes]] = []  # arrived in this turn of the loop
+        self._rejects = 0
+        self._refused_ticks = 0
+        self._wanted: dict[int, Mode] = {}
+        self._version = ""  # of the supervisor's wishes
+        self._announce_due = False  # the event log does not know the present subscription yet
+        self._state = StateChange("idle")
+        self._live_since_ns = 0
+        self._last_tick_ns = 0
+        self._stop = asyncio.Event()
+        self._commands: zmq.asyncio.Socket = zmq.asyncio.Context(context).socket(zmq.DEALER)
+        self._commands.setsockopt(zmq.ROUTING_ID, role.worker_role(connection_id).encode())
+        self._commands.connect(role.endpoint(config.runtime.run_dir, COMMANDS_SOCKET))
+        self._status = role.StatusLine(context, config.runtime.run_dir, role.worker_role(connection_id))
+        self._feed = Feed(
+            url=config.kite.ws_url,
+            api_key=config.api_key.get_secret_value(),
+            access_token=config.access_token.get_secret_value(),
+            batch_size=config.universe.batch_size,
+            listener=self,
+        )
+
+    async def run(self) -> int:
+        """Record until SIGTERM; return the exit code."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            loop.add_signal_handler(number, self._stop.set)
+        self._begin_epoch()
+        tasks: list[asyncio.Task[Any]] = [
+            self._feed.start(),
+            asyncio.create_task(self._uplink.read_commits()),
+            asyncio.create_task(self._read_commands()),
+            asyncio.create_task(self._tick()),
+            asyncio.create_task(self._stop.wait()),
+        ]
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()  # a task that ended by itself has failed
+        return await self._end(tasks)
+
+    # What the feed reports.
+
+    def on_frame(self, payload: bytes) -> None:
+        """Keep a binary message for the end of this turn of the loop."""
+        if not self._frames:
+            asyncio.get_running_loop().call_soon(self._flush)
+        self._frames.append((self._uplink.clock.now_ns(), payload))
+
+    def on_text(self, payload: bytes) -> None:
+        """Log a text message as an event."""
+        self._flush()
+        message = classify_text(payload)
+        known = TEXT_EVENTS.get(message.kind)
+        if known:
+            self._log_event(known, {"data": message.data})
+        else:
+            content = {"text": message.text} if message.data is None else {"data": message.data}
+            self._log_event("kite_message", {"type": message.kind, **content})
+
+    def on_state(self, change: StateChange) -> None:
+        """Log what became of the connection, and open a gap where it is down."""
+        self._flush()
+        before, self._state = self._state.state, change
+        now_ns = self._uplink.clock.now_ns()
+        if change.state == "live":
+            self._live_since_ns = now_ns
+            self._announce_due = True
+            self._log_event("connected", {})
+        elif change.cause is not None:
+            self._gaps.interrupted(change.cause, now_ns)
+            fields = {"cause": change.cause, "reason": change.reason, "retry_in_s": change.retry_in_s}
+            optional = {"http_status": change.http_status, "close_code": change.close_code}
+            known = {key: value for key, value in optional.items() if value is not None}
+            self._log_event("disconnected" if before == "live" else "not_connected", fields | known)
+            log.warning("%s: %s; next try in %.1f s", change.cause, change.reason, change.retry_in_s or 0)
+        elif change.state == "idle":
+            self._uplink.append_idle()
+        self._report()
+
+    # Frames to ticks.
+
+    def _flush(self) -> None:
+        """Spool the frames that have arrived, and hand their ticks on."""
+        if not self._frames:
+            return
+        frames, self._frames = self._frames, []
+        first_ns, last_ns = frames[0][0], frames[-1][0]
+        incoming, rejects = [], []
+        for recv_ns, payload in frames:
+            layout = split(payload)
+            incoming.append(Incoming(recv_ns, layout.count, payload))
+            if layout.count:
+                self._last_tick_ns = recv_ns
+            if layout.rejects:
+                rejects.append((recv_ns, layout.rejects))
+        if first_ns - self._gaps.last_frame_ns > PAUSE_NS:
+            self._look_for_suspension()
+        try:
+            self._uplink.append_frames(incoming)
+        except SpoolFullError as error:
+            self._refuse(incoming, error)
+            return
+        if (self._announce_due or self._gaps.is_open) and self._feed.confirmed == self._wanted:
+            self._announce()
+            self._close_gap(first_ns)
+        self._gaps.last_frame_ns = last_ns
+        for recv_ns, found in rejects:
+            self._log_rejects(recv_ns, found)
+
+    def _encode(self, epoch: int, frames: Sequence[Record]) -> bytes:
+        """Decode frames of one stream and return their JSON lines."""
+        decoder = self._decoders.get(epoch)
+        if decoder is None:
+            decoder = self._decoders[epoch] = Decoder(self._uplink.calendar, self._connection_id, epoch)
+        ticks: list[StoredTick] = []
+        for record in frames:
+            ticks += decoder.decode(record.payload, split(record.payload), record.recv_ns, record.first_seq)
+        if epoch == self._uplink.epoch and ticks[-1].seq > self._digested_seq:
+            self._digest.add(ticks)
+            self._digested_seq = ticks[-1].seq
+        return encode_lines(ticks)
+
+    # Events.
+
+    def _log_event(self, event: str, fields: Mapping[str, Any]) -> None:
+        self._uplink.log_event(event, {"connection_id": self._connection_id, **fields})
+
+    def _announce(self) -> None:
+        if self._announce_due:
+            self._announce_due = False
+            self._log_event("subscribed", {"instruments": _by_mode(self._wanted)})
+            log.info("subscribed to %d instruments", len(self._wanted))
+
+    def _close_gap(self, now_ns: int) -> None:
+        gap = self._gaps.closed(now_ns)
+        if gap:
+            self._log_gap(gap)
+
+    def _log_gap(self, gap: Gap, **fields: Any) -> None:
+        from_ = self._stamp(gap.from_ns) if gap.from_ns else None
+        lasted_s = (gap.to_ns - gap.from_ns) / NS_PER_S if gap.from_ns else None
+        record = {
+            "instruments": sorted(self._wanted),
+            "from": from_,
+            "to": self._stamp(gap.to_ns),
+            "cause": gap.cause,
+            **fields,
+        }
+        self._log_event("gap", record)
+        how_long = "for an unknown time" if lasted_s is None else f"for {lasted_s:.3f} s"
+        log.warning("gap: %d instruments were not recorded %s (%s)", len(self._wanted), how_long, gap.cause)
+
+    def _log_rejects(self, recv_ns: int, rejects: Sequence[Reject]) -> None:
+        self._rejects += len(rejects)
+        received = self._stamp(recv_ns)
+        for reject in rejects:
+            fields = {"received": received, "offset": reject.offset, "reason": reject.reason, "raw": reject.raw.hex()}
+            self._log_event("reject", fields)
+        log.warning("a frame had %d parts that are no packets, kept in the event log", len(rejects))
+
+    def _lost(self, loss: Loss) -> None:
+        """Log what the spool has lost, once, however often the outlet comes by."""
+        if loss not in self._losses:
+            self._losses.add(loss)
+            numbers = {"gap_epoch": loss.epoch, "first_seq": loss.first_seq, "last_seq": loss.last_seq}
+            self._log_gap(Gap("spool damaged", loss.from_ns, loss.to_ns), **numbers)
+
+    def _refuse(self, frames: Sequence[Incoming], error: SpoolFullError) -> None:
+        """Count frames that the spool has no room for; the gap record follows when there is room again."""
+        if not self._gaps.is_open:
+            log.error("%s: ticks are being lost until the writer catches up", error)
+        self._gaps.interrupted("spool full", frames[0].recv_ns)
+        self._refused_ticks += sum(frame.ticks for frame in frames)
+
+    def _look_for_suspension(self) -> None:
+        asleep_ns = self._uplink.clock.suspended_ns()
+        if asleep_ns and self._gaps.last_frame_ns:
+            log.warning("the machine was suspended for %.1f s", asleep_ns / NS_PER_S)
+            self._gaps.interrupted("suspended", self._uplink.clock.now_ns())
+
+    # What runs beside the frames.
+
+    async def _read_commands(self) -> None:
+        """Take the supervisor's wishes: the whole set of instruments, under a version that the status repeats."""
+        while True:
+            command = orjson.loads(await self._commands.recv())
+            wanted: dict[int, Mode] = {t: mode for mode, tokens in command["instruments"].items() for t in tokens}
+            if self._wanted and not wanted:
+                self._close_gap(self._uplink.clock.now_ns())
+            self._announce_due = self._announce_due or wanted != self._wanted
+            self._version, self._wanted = command["version"], wanted
+            self._feed.set_instruments(self._wanted)
+            self._report()
+
+    async def _tick(self) -> None:
+        while True:
+            self._report()
+            await asyncio.sleep(TICK_S)
+            step = self._uplink.clock.check()
+            if step:
+                self._log_event("clock_step", {"offset_s": step.offset_ns / NS_PER_S, "followed": step.followed})
+                log.warning(
+                    "the clock was set %s by %.3f s%s",
+                    "forward" if step.offset_ns > 0 else "back",
+                    abs(step.offset_ns) / NS_PER_S,
+                    "" if step.followed else "; receive times go on without it until this process is restarted",
+                )
+            self._uplink.retry_events()
+            digest = self._digest.take()
+            if digest:
+                self._status.send("digest", connection_id=self._connection_id, ticks=digest)
+
+    def _report(self) -> None:
+        outbox = self._uplink.outbox
+        self._status.send(
+            "status",
+            connection_id=self._connection_id,
+            version=self._version,
+            state=self._state_name(),
+            reason=self._state.reason,
+            epoch=self._uplink.epoch,
+            wanted=len(self._wanted),
+            confirmed=len(self._feed.confirmed),
+            ticks_received=outbox.live.spool.last.seq,
+            ticks_pending=outbox.pending,
+            spool_bytes=outbox.bytes,
+            ticks_refused=self._refused_ticks,
+            rejects=self._rejects,
+            gap_open=self._gaps.is_open and bool(self._wanted),
+            last_tick_time=self._stamp(self._last_tick_ns) if self._last_tick_ns else None,
+            live_since=self._stamp(self._live_since_ns) if self._state.state == "live" else None,
+        )
+
+    def _state_name(self) -> str:
+        """Return the connection's state as people and the supervisor know it."""
+        if self._state.state == "waiting":
+            return "rate_limited" if self._state.http_status == 429 else "down"
+        return self._state.state
+
+    # Beginning and end.
+
+    def _begin_epoch(self) -> None:
+        before = self._uplink.predecessor
+        fields = {
+            "previous_epoch": before.epoch,
+            "previous_last_seq": before.last.seq if before.last else None,
+            "previous_last_event_seq": before.last.event_seq if before.last else None,
+            "previous_end": before.end,
+        }
+        self._log_event("epoch", fields)
+        if before.end == "unknown":
+            log.error("nothing tells what the previous epoch (%s) had spooled: its spool is gone", before.epoch)
+            to_ns = self._uplink.clock.now_ns()
+            self._log_gap(Gap("spool lost", 0, to_ns), gap_epoch=before.epoch)
+
+    async def _end(self, tasks: Sequence[asyncio.Task[Any]]) -> int:
+        """Close the socket, hand on everything, and wait until it is durable; return the exit code."""
+        await self._feed.stop()
+        self._flush()
+        if self._wanted:
+            self._close_gap(self._uplink.clock.now_ns())
+        outbox = self._uplink.outbox
+        self._log_event("stopped", {"last_seq": outbox.live.spool.last.seq})
+        stored = await self._uplink.finish(DRAIN_S)
+        if not stored:
+            log.error("the writer did not take everything: %d ticks stay in the spool", outbox.pending)
+        self._report()
+        for task in tasks:
+            task.cancel()
+        self._uplink.close()
+        self._commands.close(linger=0)
+        self._status.close()
+        return 0 if stored else role.EXIT_SPOOLED
+
+
+def _by_mode(instruments: Mapping[int, Mode]) -> dict[str, list[int]]:
+    grouped: dict[str, list[int]] = {}
+    for token, mode in instruments.items():
+        grouped.setdefault(mode, []).append(token)
+    return grouped
+
+
+def main() -> int:
+    """Run a worker as the supervisor's child: `python -m pipeline.worker CONNECTION`; returns the exit code."""
+    connection_id = int(sys.argv[1])
+    config = from_child()
+    name = role.worker_role(connection_id)
+    context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+    role.set_up_log(config, name, context)
+    loop = asyncio.new_event_loop()
+    asyncio.set_event_loop(loop)
+    try:
+        role.Lock(role.lock_path(config, name)).acquire(config.hash)
+        install_reactor(loop)
+        return loop.run_until_complete(_run(config, connection_id, context))
+    except MdsError as error:
+        log.error("%s", error)
+        return error.exit_code
+    except Exception:
+        log.exception("%s has failed", name)
+        return 1
+
+
+async def _run(config: Config, connection_id: int, context: "zmq.Context[zmq.Socket[bytes]]") -> int:
+    return await Worker(config, connection_id, context).run()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
