@@ -1,11 +1,21 @@
 # `make demo` and `make test` are the two commands; both make their own environment in .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+SECONDS_OF_DEMO ?= 15
 
 .PHONY: demo test lint clean
 
 demo: .venv/ready
-	@$(BIN)/python -m pipeline.cli.demo
+	@rm -rf demo && mkdir demo
+	@printf '\n$$ mds run --simulate --duration $(SECONDS_OF_DEMO)      (connections 1 and 2, 1,000 ticks/s each)\n'
+	@cd demo && MDS_SIMULATOR__RATE=1000 ../$(BIN)/mds run --simulate --duration $(SECONDS_OF_DEMO)
+	@printf '\n$$ mds verify\n'
+	@cd demo && ../$(BIN)/mds verify
+	@printf '\n$$ ls -lh market_data\n'
+	@cd demo && ls -lh market_data | sed 1d
+	@printf '\n$$ head -n 1 market_data/market_data_*.jsonl\n'
+	@cd demo && head -qn 1 market_data/market_data_*.jsonl
+	@printf '\nAll of it is in demo/; mds is in .venv/bin/. What next: README.md\n'
 
 test: .venv/dev lint
 	$(BIN)/python -m pytest

@@ -109,7 +109,7 @@ class Simulator(_Section):
     host: str = "127.0.0.1"
     port: int = Field(default=0, ge=0, lt=65536)  # 0: any free one
     rate: int = Field(default=1000, ge=0, le=1_000_000)  # ticks a second on each connection
-    instruments: int = Field(default=100, ge=1, le=9000)  # on the list of tokens that it offers
+    instruments: int = Field(default=100, ge=1, le=2 * MAX_INSTRUMENTS)  # on the list of tokens that it offers
     frame_ticks: int = Field(default=0, ge=0, le=3000)  # ticks in one frame; 0: what ten milliseconds bring
     seed: int = Field(default=1, ge=0)
 

@@ -7,7 +7,7 @@ import sys
 from pydantic import SecretStr
 
 from pipeline import role
-from pipeline.config import Config
+from pipeline.config import MAX_INSTRUMENTS, Config
 
 PORT_FILE = "simulator.port"
 CREDENTIAL = "simulated"
@@ -21,8 +21,8 @@ def with_simulator(config: Config) -> Config:
     universe = {}
     if not config.universe.primary and not config.universe.secondary:
         tokens = _tokens(config.simulator.instruments)
-        cut = round(len(tokens) * PRIMARY_SHARE)
-        universe = {"primary": tokens[:cut], "secondary": tokens[cut:]}
+        cut = min(round(len(tokens) * PRIMARY_SHARE), MAX_INSTRUMENTS)
+        universe = {"primary": tokens[:cut], "secondary": tokens[cut : cut + MAX_INSTRUMENTS]}
     changed = config.with_changes(kite={"ws_url": f"ws://{host}:{port}"}, simulator={"port": port}, universe=universe)
     return changed.model_copy(update={"api_key": SecretStr(CREDENTIAL), "access_token": SecretStr(CREDENTIAL)})
 

@@ -13,6 +13,8 @@ import signal
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -40,6 +42,7 @@ WRITER_END_S = 1.5
 OWN_EVENTS_S = 0.5
 SERVICE_LOCK = "service.lock"  # in the state folder: one service for a data folder, whatever its run folder
 WRITER_LOCK = "writer.lock"
+REFUSALS_SHOWN = 10
 BUSY_TICKS_PER_S = 4  # an instrument at busy times; about one otherwise
 
 
@@ -127,8 +130,11 @@ class Supervisor:
     def _begin(self) -> None:
         config = self._config
         self._log_event("service_started", {"version": __version__, "simulated": self._simulate})
-        for refusal in self._refusals:
-            log.warning("universe: %d is not subscribed: %s", refusal.token, refusal.reason)
+        for reason, refused in groupby(sorted(self._refusals, key=itemgetter(1)), key=itemgetter(1)):
+            tokens = [refusal.token for refusal in refused]
+            shown = ", ".join(map(str, tokens[:REFUSALS_SHOWN])) + (", ..." if len(tokens) > REFUSALS_SHOWN else "")
+            log.warning("universe: %d instruments are not subscribed, %s: %s", len(tokens), reason, shown)
+            self._log_event("subscription_refused", {"instruments": tokens, "reason": reason, "by": "universe"})
         if self._simulate:
             self._add_simulator()
         self._children.add(role.WRITER, "pipeline.writer")
