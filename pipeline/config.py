@@ -22,6 +22,7 @@ from pipeline.errors import ConfigError
 MAX_INSTRUMENTS = 3000  # on one connection, Kite's limit
 CONNECTIONS = (1, 2, 3)
 DEFAULT_FILE = Path("mds.toml")
+STATE_FOLDER = ".mds"  # in the data folder
 CHILD_VARIABLE = "MDS_CHILD_CONFIG"
 SECRET_VARIABLES = ("KITE_API_KEY", "KITE_ACCESS_TOKEN")
 
@@ -151,7 +152,7 @@ class Config(BaseSettings):
     @property
     def state_dir(self) -> Path:
         """The folder of what the recorder must remember between runs: checkpoint, locks, ends of streams."""
-        return self.storage.data_dir / ".mds"
+        return self.storage.data_dir / STATE_FOLDER
 
     @property
     def secrets(self) -> tuple[str, ...]:

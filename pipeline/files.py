@@ -3,6 +3,8 @@
 import re
 from datetime import date
 
+WRITER_LOCK = "writer.lock"  # in the state folder: a data folder has one writer, whatever run folder it belongs to
+SERVICE_LOCK = "service.lock"  # likewise one service
 DATA_FILE = re.compile(r"(market_data|events)_(\d{4}-\d{2}-\d{2})\.jsonl")
 
 

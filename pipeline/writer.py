@@ -23,6 +23,7 @@ from pipeline.config import Config, from_child
 from pipeline.days import Calendar
 from pipeline.epoch import NS_PER_MS
 from pipeline.errors import MdsError
+from pipeline.files import WRITER_LOCK
 from pipeline.journal import Commit, DiskFullError, Journal, Verdict
 from pipeline.wire import COMMITS_SOCKET, TICKS_SOCKET, WireError, decode_header, encode_commit
 from pipeline.wire import Commit as CommitMessage
@@ -36,7 +37,6 @@ CHECKPOINT_S = 1.0
 ROOM_CHECK_S = 0.5
 FAULT_PAUSE_S = 1.0  # after a failed sync or a full disk, before taking again
 HEARTBEAT_S = 0.5
-LOCK = "writer.lock"  # in the state folder: a data folder has one writer, whatever run folder it belongs to
 
 
 class Syncer(threading.Thread):
@@ -289,7 +289,7 @@ def main() -> int:
     try:
         role.Lock(role.lock_path(config, role.WRITER)).acquire(config.hash)
         config.state_dir.mkdir(parents=True, exist_ok=True)
-        role.Lock(config.state_dir / LOCK).acquire(config.hash)
+        role.Lock(config.state_dir / WRITER_LOCK).acquire(config.hash)
         writer = Writer(config, context)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, writer.stop)

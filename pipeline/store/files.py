@@ -17,11 +17,11 @@ from typing import Annotated, BinaryIO, Literal, NamedTuple
 
 import msgspec
 
-from pipeline.files import DATA_FILE
+from pipeline.config import STATE_FOLDER
+from pipeline.files import DATA_FILE, WRITER_LOCK
 
 BLOCK_BYTES = 128 * 2**10  # larger ones are slower: the decoded lines fall out of the processor's cache
 MAX_LINE_BYTES = 4 * 2**20  # no record comes near it: beyond that it is no line of ours, and not kept in memory
-WRITER_LOCK = Path(".mds", "writer.lock")  # beside the data files, flock-held by the process that writes them
 LIVE_LINE_S = 2.0  # a writer that has begun a line ends it at once, unless it was stopped
 
 _WORKER = re.compile(r"worker-([0-9]+)")
@@ -145,7 +145,7 @@ def _end_of_line(file: BinaryIO, path: Path) -> bytes:
 def is_being_written(data_dir: Path) -> bool:
     """Tell whether a writer holds the data folder."""
     try:
-        with (data_dir / WRITER_LOCK).open("rb") as lock:
+        with (data_dir / STATE_FOLDER / WRITER_LOCK).open("rb") as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)  # closing the file gives it back
     except BlockingIOError:
         return True

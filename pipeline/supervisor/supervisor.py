@@ -25,6 +25,7 @@ from pipeline import __version__, role
 from pipeline.config import CONNECTIONS, Config
 from pipeline.errors import AlreadyRunningError, ConfigError
 from pipeline.events import SUPERVISOR_ID
+from pipeline.files import SERVICE_LOCK, WRITER_LOCK
 from pipeline.outbox import Loss
 from pipeline.spool import Record
 from pipeline.supervisor.board import Board
@@ -40,8 +41,6 @@ children_log = logging.getLogger(role.RELAYED)
 WORKERS_END_S = 7.5  # a worker drains for at most worker.DRAIN_S and closes its socket before
 WRITER_END_S = 1.5
 OWN_EVENTS_S = 0.5
-SERVICE_LOCK = "service.lock"  # in the state folder: one service for a data folder, whatever its run folder
-WRITER_LOCK = "writer.lock"
 REFUSALS_SHOWN = 10
 BUSY_TICKS_PER_S = 4  # an instrument at busy times; about one otherwise
 
