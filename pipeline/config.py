@@ -6,6 +6,7 @@ changes nothing until the next `mds run`. Secrets travel in their own variables 
 """
 
 import hashlib
+import json
 import os
 import tomllib
 from collections.abc import Mapping
@@ -60,7 +61,7 @@ class Storage(_Section):
 
     data_dir: Path = Path("market_data")
     timezone: str = "Asia/Kolkata"
-    commit_interval_ms: int = Field(default=50, ge=0, le=10_000)
+    commit_interval_ms: int = Field(default=50, ge=0, le=1000)
     reserve_mb: int = Field(default=256, ge=0)  # below this the writer stops and the spools go on
     spool_dir: Path | None = None  # default: spool/ in data_dir
     spool_max_mb: int = Field(default=4096, ge=1)  # for each connection
@@ -196,6 +197,7 @@ def load(file: Path | None = None, *, need_credentials: bool = False) -> Config:
     if named or path.exists():
         values = _read_toml(path)
     _check_names(values, path)
+    _check_types(values, path)
     try:
         config = Config(**values)
     except ValidationError as error:
@@ -239,33 +241,47 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
 
-_SECTIONS = tuple(name for name in Config.model_fields if name not in ("api_key", "access_token"))
+_SECRET_NAMES = ("api_key", "access_token", *SECRET_VARIABLES)
+_SECRETS_ELSEWHERE = "secrets are not read from this file, set KITE_API_KEY and KITE_ACCESS_TOKEN"
+_SECTIONS = tuple(name for name in Config.model_fields if name not in _SECRET_NAMES)
 
 
 def _check_names(values: dict[str, Any], path: Path) -> None:
     """Refuse sections and MDS_ variables that do not exist: pydantic-settings would pass over the latter."""
     for name in values:
-        if name in ("api_key", "access_token", *SECRET_VARIABLES):
-            raise ConfigError(
-                f"{path}: {name}: secrets are not read from this file, set KITE_API_KEY and KITE_ACCESS_TOKEN"
-            )
+        if name in _SECRET_NAMES:
+            raise ConfigError(f"{path}: {name}: {_SECRETS_ELSEWHERE}")
         if name not in _SECTIONS:
             raise ConfigError(f"{path}: {name}: unknown section, known are {', '.join(_SECTIONS)}")
     for variable in os.environ:
-        if variable.startswith("MDS_") and variable not in ("MDS_CONFIG", CHILD_VARIABLE):
+        if variable.upper().startswith("MDS_") and variable not in ("MDS_CONFIG", CHILD_VARIABLE):
             section, _, key = variable.removeprefix("MDS_").lower().partition("__")
-            if section not in _SECTIONS or not key:
+            if section not in _SECTIONS or not key or variable != variable.upper():
                 raise ConfigError(f"{variable}: unknown variable, they are called MDS_<SECTION>__<KEY>")
 
 
-def _explain(error: ValidationError, path: Path) -> list[str]:
+def _check_types(values: dict[str, Any], path: Path) -> None:
+    """Hold the file to TOML's types: "50" and true are no numbers there, as they may be in a variable."""
+    for name, section in values.items():
+        if not isinstance(section, dict):
+            raise ConfigError(f"{path}: {name}: is a section, written as [{name}]")
+        model: Any = Config.model_fields[name].annotation
+        try:
+            model.model_validate_json(json.dumps(section, default=str), strict=True)
+        except ValidationError as error:
+            raise ConfigError("\n".join(_explain(error, path, name))) from None
+
+
+def _explain(error: ValidationError, path: Path, section: str | None = None) -> list[str]:
+    """Return a line for each wrong key; with `section` it is about that section of the file, environment aside."""
     lines = []
     for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"])
-        variable = "MDS_" + "__".join(str(part) for part in problem["loc"][:2]).upper()
-        source = variable if variable in os.environ else str(path)
+        loc = (section, *problem["loc"]) if section else problem["loc"]
+        key = ".".join(str(part) for part in loc)
+        variable = "MDS_" + "__".join(str(part) for part in loc[:2]).upper()
+        source = variable if variable in os.environ and not section else str(path)
         if problem["type"] == "extra_forbidden":
-            lines.append(f"{source}: {key}: unknown key")
+            lines.append(f"{source}: {key}: {_SECRETS_ELSEWHERE if loc[-1] in _SECRET_NAMES else 'unknown key'}")
         else:
             message = problem["msg"].removeprefix("Value error, ")
             message = message[:1].lower() + message[1:]

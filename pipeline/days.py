@@ -4,6 +4,7 @@ from datetime import UTC, date, datetime, timedelta
 from zoneinfo import ZoneInfo
 
 NS_PER_S = 1_000_000_000
+NS_PER_MS = 1_000_000
 _CACHE_MAX = 100_000  # seconds kept as text: more than a trading day has
 
 

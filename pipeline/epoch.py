@@ -5,7 +5,9 @@ a spool that is gone must not look like a first start. The file names the open e
 last numbers once it has ended cleanly and its spool is removed.
 """
 
+import fcntl
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -13,10 +15,14 @@ from typing import Literal
 import orjson
 
 from pipeline.config import Config
+from pipeline.days import NS_PER_MS
+from pipeline.durable import replace_durably
+from pipeline.errors import AlreadyRunningError, EpochError
+from pipeline.files import DATA_FILE
 from pipeline.spool import Spool
 from pipeline.wire import Mark
 
-NS_PER_MS = 1_000_000
+HEAD_BYTES = 2**20  # of a data file: in it each connection that recorded on that day is named
 
 End = Literal["none", "clean", "killed", "unknown"]
 
@@ -41,20 +47,53 @@ class Opening:
     predecessor: Predecessor
 
 
+def claim_spool(config: Config, connection_id: int) -> None:
+    """Hold the connection's spool as long as this process lives: two services must not drain each other's.
+
+    The folder itself is locked, since it has to be empty in the end. Raises AlreadyRunningError or EpochError.
+    """
+    root = config.spool_dir / str(connection_id)
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        fd = os.open(root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise AlreadyRunningError(f"{root} is the spool of a process that is running; end that one first") from None
+    except OSError as error:
+        raise EpochError(f"{root}: {error.strerror}") from error
+
+
 def open_epoch(config: Config, connection_id: int, now_ns: int) -> Opening:
     """Open a new epoch: numbered by its start in milliseconds, above every earlier one.
 
-    Raises OSError where the spool or the state folder cannot be written.
+    The caller has claimed the connection's spool. Raises EpochError where it or the state folder cannot be written.
     """
+    try:
+        return _open_epoch(config, connection_id, now_ns)
+    except OSError as error:
+        where = error.filename or config.spool_dir
+        raise EpochError(f"cannot begin a spool: {where}: {error.strerror}") from error
+
+
+def _open_epoch(config: Config, connection_id: int, now_ns: int) -> Opening:
     root = config.spool_dir / str(connection_id)
     root.mkdir(parents=True, exist_ok=True)
     config.state_dir.mkdir(parents=True, exist_ok=True)
-    leftovers = {epoch: Spool.open(root / str(epoch)) for epoch in _epochs_in(root)}
+    leftovers = {epoch: Spool.open(root / str(epoch)) for epoch in epochs_held(config, connection_id)}
     remembered = _read(config.state_dir, connection_id)
-    predecessor = _predecessor(remembered, leftovers, recorded_before=_has_files(config.storage.data_dir))
-    epoch = max(now_ns // NS_PER_MS, (predecessor.epoch or 0) + 1)
-    spool = Spool.create(root / str(epoch), config.storage.spool_max_mb * 2**20)
-    _write(config.state_dir, connection_id, {"epoch": epoch, "clean": False})
+    predecessor = _predecessor(
+        remembered, leftovers, recorded_before=_has_recorded(config.storage.data_dir, connection_id)
+    )
+    earlier = (predecessor.epoch or 0, max(leftovers, default=0), _youngest_file_ms(config.storage.data_dir))
+    epoch = max(now_ns // NS_PER_MS, max(earlier) + 1)
+    silent_since_ns = now_ns if predecessor.end == "unknown" else predecessor.last_recv_ns
+    folder = root / str(epoch)
+    try:
+        spool = Spool.create(folder, config.storage.spool_max_mb * 2**20, silent_since_ns)
+        _write(config.state_dir, connection_id, {"epoch": epoch, "clean": False})
+    except OSError:
+        shutil.rmtree(folder, ignore_errors=True)  # nothing is in it yet
+        raise
     return Opening(epoch, spool, leftovers, predecessor)
 
 
@@ -77,24 +116,46 @@ def close_epoch(config: Config, connection_id: int, epoch: int, spool: Spool) ->
 def _predecessor(
     remembered: dict[str, int] | None, leftovers: dict[int, Spool], *, recorded_before: bool
 ) -> Predecessor:
-    newest = max(leftovers, default=0)
-    if newest and newest >= (remembered or {}).get("epoch", 0):
+    newest = max((epoch for epoch, spool in leftovers.items() if spool.begun), default=0)
+    known = remembered["epoch"] if remembered else 0
+    if remembered and remembered["clean"] and known >= newest:  # a spool of it was about to be removed
+        last = Mark(remembered["seq"], remembered["event_seq"])
+        return Predecessor("clean", known, last, remembered["last_recv_ns"])
+    if newest and newest >= known:
         spool = leftovers[newest]
         return Predecessor("killed", newest, spool.last, spool.last_recv_ns)
     if remembered is None:
         return Predecessor("unknown" if recorded_before else "none")
-    if remembered["clean"]:
-        last = Mark(remembered["seq"], remembered["event_seq"])
-        return Predecessor("clean", remembered["epoch"], last, remembered["last_recv_ns"])
-    return Predecessor("unknown", remembered["epoch"])
+    return Predecessor("unknown", known)
 
 
-def _epochs_in(root: Path) -> list[int]:
-    return sorted(int(folder.name) for folder in root.iterdir() if folder.name.isdigit() and folder.is_dir())
+def epochs_held(config: Config, connection_id: int) -> list[int]:
+    """Return the epochs of which a connection's spool still holds something, oldest first."""
+    root = config.spool_dir / str(connection_id)
+    if not root.is_dir():
+        return []
+    return sorted(int(folder.name) for folder in root.iterdir() if _is_number(folder.name) and folder.is_dir())
 
 
-def _has_files(data_dir: Path) -> bool:
-    return next(data_dir.glob("market_data_*.jsonl"), None) is not None
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdigit()
+
+
+def _youngest_file_ms(data_dir: Path) -> int:
+    """Return when the data files were last written: after every epoch in them began, whatever the clock says now."""
+    times_ns = [path.stat().st_mtime_ns for path in data_dir.iterdir() if DATA_FILE.fullmatch(path.name)]
+    return max(times_ns, default=0) // NS_PER_MS
+
+
+def _has_recorded(data_dir: Path, connection_id: int) -> bool:
+    """Tell whether the data files have anything of this connection: it may be the others that have just begun."""
+    mark = b'"connection_id":%d,' % connection_id
+    for path in data_dir.iterdir():
+        if DATA_FILE.fullmatch(path.name):
+            with path.open("rb") as file:
+                if mark in file.read(HEAD_BYTES):
+                    return True
+    return False
 
 
 def _path(state_dir: Path, connection_id: int) -> Path:
@@ -115,20 +176,3 @@ def _read(state_dir: Path, connection_id: int) -> dict[str, int] | None:
 
 def _write(state_dir: Path, connection_id: int, remembered: dict[str, int | bool]) -> None:
     replace_durably(_path(state_dir, connection_id), orjson.dumps(remembered))
-
-
-def replace_durably(path: Path, data: bytes) -> None:
-    """Put `data` in place of the file, so that after a power loss the old or the new content is there, whole."""
-    temporary = path.with_suffix(".new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    try:
-        os.write(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    temporary.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)

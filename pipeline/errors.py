@@ -27,5 +27,9 @@ class ControlError(MdsError):
     """The service answered a request with an error."""
 
 
+class EpochError(MdsError):
+    """A stream cannot be begun: its spool or what is remembered of it cannot be written."""
+
+
 class SpoolFullError(MdsError):
     """The spool has reached its limit or its file system is full; the frame was not taken."""

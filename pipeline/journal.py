@@ -26,7 +26,7 @@ from typing import Any
 import orjson
 
 from pipeline.days import Calendar
-from pipeline.epoch import replace_durably
+from pipeline.durable import replace_durably, sync_folder
 from pipeline.events import SUPERVISOR, SUPERVISOR_ID, WRITER, encode_event
 from pipeline.files import DATA_FILE, event_file_name, tick_file_name
 from pipeline.wire import Header, Mark, StreamId
@@ -36,6 +36,7 @@ log = logging.getLogger(__name__)
 CHECKPOINT = "checkpoint.json"
 SCAN_BYTES = 4 * 2**20
 OPEN_FILES = 8  # today's two, yesterday's two around midnight, and what old spools bring
+OWN_BEGINNINGS = (b"{", b"\0")  # of a torn line: file systems fill with zeros what a power loss kept from them
 KEPT_DAYS = 3  # days whose files the checkpoint goes on naming when they are closed
 
 _TICK_END = re.compile(rb'"connection_id":([123]),"epoch":(\d{1,19}),"seq":(\d{1,19})\}\n')
@@ -62,6 +63,7 @@ class _File:
     size: int  # written
     durable: int  # synced
     dirty: bool = False
+    syncing: bool = False  # part of a commit that is under way
 
 
 @dataclass
@@ -129,6 +131,7 @@ class Journal:
         self._event_seq = 0
         self._own_events: list[tuple[date, bytes]] = []  # written, not yet durable: nobody would send them again
         self._files: dict[str, _File] = {}
+        self._days: dict[StreamId, date] = {}  # whose files a stream was last written to
         self._settled: dict[str, int] = {}  # what the checkpoint names besides the open files
         self._checkpoint_lock = threading.Lock()  # a sync on another thread may be writing one
         self._checkpoints = 0  # begun: an older one must not replace a newer
@@ -139,7 +142,10 @@ class Journal:
         return any(file.dirty for file in self._files.values())
 
     def recover(self) -> None:
-        """Find out what the files hold, cut torn ends, and log what was found. Raises OSError."""
+        """Find out what the files hold, cut torn ends, and log what was found.
+
+        Raises DiskFullError, after which it can be called again, or OSError.
+        """
         checkpoint = self._read_checkpoint()
         if checkpoint is None:
             names = [path.name for path in sorted(self._data_dir.iterdir()) if DATA_FILE.fullmatch(path.name)]
@@ -148,11 +154,15 @@ class Journal:
                 log.warning("no checkpoint, reading all %d files to find where every stream stands", len(names))
         self.high = dict(checkpoint.marks)
         self.retired = dict(checkpoint.retired)
-        findings = [found for name, size in checkpoint.files.items() for found in self._recover_file(name, size)]
-        self.durable = dict(self.high)
-        for event, fields in findings:
-            self.log_event(event, fields)
-        self.checkpoint()
+        try:
+            findings = [found for name, size in checkpoint.files.items() for found in self._recover_file(name, size)]
+            self.durable = dict(self.high)
+            for event, fields in findings:
+                self.log_event(event, fields)
+            self.checkpoint()
+        except OSError as error:
+            _raise_if_full(error)
+            raise
 
     def accept(self, header: Header, ticks: bytes, events: bytes) -> Verdict:
         """Write what continues its stream. Raises DiskFullError, or OSError when the disk fails; nothing was taken."""
@@ -173,6 +183,7 @@ class Journal:
             new[event_file_name(header.day)] = _last_lines(events, header.event_count, new_events)
         if new_ticks > 0:
             new[tick_file_name(header.day)] = _last_lines(ticks, header.tick_count, new_ticks)
+        self._settle_earlier_day(stream, header.day)
         self._append_all(new)
         self.high[stream] = Mark(max(mark.seq, last.seq), max(mark.event_seq, last.event_seq))
         self.ticks_stored += max(new_ticks, 0)
@@ -198,7 +209,7 @@ class Journal:
         """Return what is to be synced now, with a checkpoint if one is due."""
         dirty = {name: file for name, file in self._files.items() if file.dirty}
         for file in dirty.values():
-            file.dirty = False
+            file.dirty, file.syncing = False, True
         sizes = {name: file.size for name, file in dirty.items()}
         write_checkpoint = self._prepare_checkpoint() if checkpoint else None
         fds = [file.fd for file in dirty.values()]
@@ -207,7 +218,8 @@ class Journal:
     def committed(self, commit: Commit) -> None:
         """Take in a commit that was synced."""
         for name, size in commit.sizes.items():
-            self._files[name].durable = size
+            file = self._files[name]
+            file.durable, file.syncing = size, False
         self.durable = {stream: mark for stream, mark in commit.marks.items() if not self._is_retired(stream)}
         del self._own_events[: commit.own_events]
 
@@ -216,7 +228,7 @@ class Journal:
         for file in self._files.values():
             os.ftruncate(file.fd, file.durable)
             file.size = file.durable
-            file.dirty = True  # the truncation wants a sync as well
+            file.dirty, file.syncing = True, False  # the truncation wants a sync as well
         self.high = dict(self.durable)
         own_events, self._own_events = self._own_events, []
         for day, line in own_events:
@@ -259,6 +271,20 @@ class Journal:
             self.retired[header.connection_id] = header.oldest_epoch
             self.high = {stream: mark for stream, mark in self.high.items() if not self._is_retired(stream)}
             self.durable = {stream: mark for stream, mark in self.durable.items() if not self._is_retired(stream)}
+            self._days = {stream: day for stream, day in self._days.items() if not self._is_retired(stream)}
+
+    def _settle_earlier_day(self, stream: StreamId, day: date) -> None:
+        """Sync what a stream has in other days' files before it goes on in this day's.
+
+        A power loss could else cut the older file and not the newer one, a hole that nobody would fill.
+        """
+        before = self._days.get(stream, day)
+        if before != day:
+            for name in (tick_file_name(before), event_file_name(before)):
+                file = self._files.get(name)
+                if file and file.durable < file.size:
+                    os.fdatasync(file.fd)
+        self._days[stream] = day
 
     def _append_all(self, new: Mapping[str, bytes]) -> None:
         """Append to each named file, or to none of them."""
@@ -276,8 +302,7 @@ class Journal:
             for file, size in done:
                 os.ftruncate(file.fd, size)
                 file.size = size
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise DiskFullError(error.errno, error.strerror) from error
+            _raise_if_full(error)
             raise
 
     def _open(self, name: str) -> _File:
@@ -286,16 +311,20 @@ class Journal:
         path = self._data_dir / name
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         size = os.fstat(fd).st_size
-        if size and os.pread(fd, 1, size - 1) != b"\n":  # a foreign end: our first line begins on a line of its own
-            size += os.write(fd, b"\n")
         file = self._files[name] = _File(path, fd, size, size)
-        if name not in self._settled:
-            try:
+        try:
+            if name not in self._settled:
                 self.checkpoint()
-            except OSError:
-                os.close(fd)
-                del self._files[name]
-                raise
+            if size == 0:
+                sync_folder(self._data_dir)
+            elif os.pread(fd, 1, size - 1) != b"\n":  # a foreign end: our line begins on one of its own
+                os.write(fd, b"\n")
+                os.fdatasync(fd)
+                file.size = file.durable = size + 1
+        except OSError:
+            os.close(fd)
+            del self._files[name]
+            raise
         log.info("writing to %s", path)
         return file
 
@@ -303,7 +332,7 @@ class Journal:
         for name, file in sorted(self._files.items(), key=lambda item: _day_in(item[0])):
             if len(self._files) < OPEN_FILES:
                 break
-            if not file.dirty and file.durable == file.size:
+            if not file.dirty and not file.syncing and file.durable == file.size:
                 os.close(file.fd)
                 self._settled[name] = file.size
                 del self._files[name]
@@ -379,8 +408,14 @@ class Journal:
         return lines.count(b"\n") - own
 
     def _mend_end(self, fd: int, path: Path, end: int, size: int) -> tuple[str, dict[str, Any]]:
-        """Deal with a last line that has no newline: complete it if it is whole, else cut it and keep what was cut."""
+        """Deal with a last line that has no newline: complete it if it is whole, else cut it and keep what was cut.
+
+        What does not begin like a line of ours is somebody else's, and left as it is.
+        """
         tail = os.pread(fd, size - end, end)
+        if tail[:1] not in OWN_BEGINNINGS:
+            log.warning("%s: its last line is not the recorder's own, it is left as it is", path)
+            return "foreign_lines", {"file": path.name, "lines": 1}
         try:
             orjson.loads(tail)
         except ValueError:
@@ -399,6 +434,11 @@ class Journal:
 def _day_in(name: str) -> str:
     found = DATA_FILE.fullmatch(name)
     return found[2] if found else ""
+
+
+def _raise_if_full(error: OSError) -> None:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        raise DiskFullError(error.errno, error.strerror) from error
 
 
 def _last_lines(lines: bytes, have: int, want: int) -> bytes:

@@ -7,11 +7,13 @@ import sys
 from collections.abc import Iterable
 from logging.handlers import QueueHandler, QueueListener
 from queue import Full, Queue
+from urllib.parse import quote, quote_plus
 
 HIDDEN = "***"
 QUEUED_LINES = 10_000
-_IN_URL = re.compile(r"(api_key|access_token|request_token)=[^&\s'\"]+")
-_IN_HEADER = re.compile(r"(?i)(authorization:?\s*token\s+)\S+")
+_STOP_S = 2.0  # for what is still queued when the listener is stopped
+_NAMED = re.compile(r"(?i)((?:api_key|api_secret|access_token|request_token)['\"]?\s*[=:]\s*['\"]?)[^&\s'\",}]+")
+_IN_HEADER = re.compile(r"(?i)(authorization\W+token\s+)[^\s'\"]+")
 
 
 class RedactingFormatter(logging.Formatter):
@@ -28,9 +30,16 @@ class RedactingFormatter(logging.Formatter):
 
 def redact(text: str, secrets: Iterable[str]) -> str:
     """Return `text` with each of `secrets`, and whatever a Kite URL or header carries as one, replaced by ***."""
-    for secret in secrets:
+    for secret in _spellings(secrets):
         text = text.replace(secret, HIDDEN)
-    return _IN_HEADER.sub(rf"\1{HIDDEN}", _IN_URL.sub(rf"\1={HIDDEN}", text))
+    return _NAMED.sub(rf"\1{HIDDEN}", _IN_HEADER.sub(rf"\1{HIDDEN}", text))
+
+
+def _spellings(secrets: Iterable[str]) -> list[str]:
+    """Return the secrets as they are and as URLs have them, the longest first: one may be part of another."""
+    as_they_are = [secret for secret in secrets if secret]
+    in_urls = [spell(secret, safe="") for secret in as_they_are for spell in (quote, quote_plus)]
+    return sorted({*as_they_are, *in_urls}, key=len, reverse=True)
 
 
 def setup(role: str, secrets: Iterable[str], *extra: logging.Handler) -> None:
@@ -45,7 +54,7 @@ def setup(role: str, secrets: Iterable[str], *extra: logging.Handler) -> None:
     root.setLevel(logging.INFO)
 
 
-def print_from_thread(*relayed: str) -> QueueListener:
+def print_from_thread(*relayed: str) -> "Printing":
     """Let a thread write what `setup` sends to stderr: a terminal or pipe that nobody reads must not stop the caller.
 
     Records of the loggers named in `relayed` are lines already and written as they are. The caller stops the listener.
@@ -63,9 +72,27 @@ def print_from_thread(*relayed: str) -> QueueListener:
     for handler in handlers:
         handler.addFilter(lambda record: record.name not in relayed)
     as_it_is.addFilter(lambda record: record.name in relayed)
-    listener = QueueListener(records, *handlers, as_it_is)
+    listener = Printing(records, *handlers, as_it_is)
     listener.start()
     return listener
+
+
+class Printing(QueueListener):
+    """The thread that prints."""
+
+    def finish(self) -> bool:
+        """Print what is queued and end the thread; False if nobody reads, and it is stuck in a write.
+
+        A stuck thread would keep the interpreter from ending: leave by `os._exit` then.
+        """
+        printer = self._thread
+        with contextlib.suppress(Full):
+            self.enqueue_sentinel()
+        if printer is not None:
+            printer.join(_STOP_S)
+            if printer.is_alive():
+                return False
+        return True
 
 
 class _DroppingHandler(QueueHandler):

@@ -75,8 +75,8 @@ class Outlet:
 
     @property
     def done(self) -> bool:
-        """Whether everything that is spooled is durable."""
-        return not self.behind and _covers(self.durable, self.spool.last)
+        """Whether everything that can be read from the spool is durable."""
+        return not self.behind and _covers(self.durable, self.sent)
 
     @property
     def pending(self) -> int:
@@ -109,6 +109,8 @@ class Outlet:
             chunk = self.spool.read(self._place, READ_BYTES)
             self._place = chunk.next
             self._hand_on(chunk.records)
+            if self._place == self.spool.end and self.sent.seq < self.spool.last.seq:
+                self._on_loss(self._loss(self.sent.seq + 1, self.spool.last.seq, self._last_ns))
         return not self._waiting
 
     def committed(self, commit: Commit, now_s: float) -> None:
@@ -118,10 +120,10 @@ class Outlet:
         else:
             durable = commit.durable.get(self.stream, Mark())
             accepted = commit.accepted.get(self.stream, Mark())
-        if accepted != self.accepted or not commit.taking or _covers(accepted, self.sent):
+        is_new, self._boot, knew_one = commit.boot != self._boot, commit.boot, self._boot is not None
+        if accepted != self.accepted or not commit.taking or not knew_one or _covers(accepted, self.sent):
             self._headway_s = now_s
         self.durable, self.accepted = durable, accepted
-        is_new, self._boot, knew_one = commit.boot != self._boot, commit.boot, self._boot is not None
         if (is_new and knew_one) or not _covers(self.sent, accepted):
             self._go_to_accepted(now_s)
         elif now_s - self._headway_s > STALLED_S:
@@ -141,12 +143,18 @@ class Outlet:
         self._headway_s = now_s
 
     def _hand_on(self, records: Iterable[Record]) -> None:
-        for day, run in self._runs(records):
+        losses: list[Loss] = []
+        for day, run in self._runs(records, losses):
             batch = self._batch(day, run)
             if self._waiting or not self._send(batch):
                 self._waiting.append(batch)
+        for loss in losses:  # not earlier: whoever is told may append an event to this stream
+            self._on_loss(loss)
 
-    def _runs(self, records: Iterable[Record]) -> Iterator[tuple[date, list[Record]]]:
+    def _loss(self, first_seq: int, last_seq: int, to_ns: int) -> Loss:
+        return Loss(self.stream.epoch, first_seq, last_seq, self._last_ns, to_ns)
+
+    def _runs(self, records: Iterable[Record], losses: list[Loss]) -> Iterator[tuple[date, list[Record]]]:
         """Yield runs of records of one day, numbered without a hole, of which something is behind `sent`."""
         run: list[Record] = []
         run_day = date.min
@@ -164,7 +172,7 @@ class Outlet:
                 yield run_day, run
                 run = []
             if hole and is_frame:
-                self._on_loss(Loss(self.stream.epoch, before + 1, record.first_seq - 1, self._last_ns, record.recv_ns))
+                losses.append(self._loss(before + 1, record.first_seq - 1, record.recv_ns))
             run.append(record)
             run_day = day
             reached = Mark(last, reached.event_seq) if is_frame else Mark(reached.seq, last)
@@ -253,7 +261,7 @@ class Outbox:
         return True
 
     def committed(self, commit: Commit, now_s: float) -> None:
-        """Take in a commit, and drop the leftovers that are durable."""
+        """Take in a commit, and drop durable leftovers. Commits come in order; any may be lost or repeated."""
         self._heard = True
         self.live.committed(commit, now_s)
         for epoch, outlet in list(self._leftovers.items()):

@@ -69,8 +69,11 @@ class Lock:
                 time.sleep(_LOCK_PAUSE_S)
         self._fd = fd
         content = orjson.dumps({"pid": os.getpid(), "version": __version__, "config_hash": config_hash})
-        os.ftruncate(fd, 0)
-        os.pwrite(fd, content, 0)
+        try:
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, content, 0)
+        except OSError as error:
+            raise ConfigError(f"{self.path}: {error.strerror}") from None
 
     def release(self) -> None:
         """Give the lock back; the file stays, so that nobody locks one that another has just removed."""
@@ -81,14 +84,16 @@ def read_holder(path: Path) -> Holder | None:
     """Return who holds the lock file now, None if nobody does."""
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        raise ConfigError(f"{path}: {error.strerror}") from None
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         try:
             content = orjson.loads(os.pread(fd, 4096, 0))
-            return Holder(content["pid"], content["version"], content["config_hash"])
+            return Holder(int(content["pid"]), content["version"], content["config_hash"])
         except (ValueError, KeyError, TypeError):
             return None
     finally:
@@ -104,11 +109,26 @@ def lock_path(config: Config, role: str) -> Path:
 def prepare_run_dir(config: Config) -> None:
     """Make the run folder, for this user only. Raises ConfigError."""
     run_dir = config.runtime.run_dir
+    is_shared = run_dir.is_dir() and any(run_dir.iterdir()) and not lock_path(config, SUPERVISOR).exists()
+    if is_shared and run_dir.stat().st_mode & 0o077:
+        raise ConfigError(f"runtime.run_dir: {run_dir}: is used by others; name a folder for this service alone")
+    make_folder("runtime.run_dir", run_dir)
     try:
-        run_dir.mkdir(parents=True, exist_ok=True)
         run_dir.chmod(0o700)
     except OSError as error:
         raise ConfigError(f"runtime.run_dir: {run_dir}: {error.strerror}") from None
+
+
+def make_folder(key: str, folder: Path) -> None:
+    """Make the folder that the setting `key` names, unless it is there. Raises ConfigError if it cannot be used."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ConfigError(f"{key}: {folder}: not a folder, a file is in the way") from None
+    except OSError as error:
+        raise ConfigError(f"{key}: {folder}: {error.strerror}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise ConfigError(f"{key}: {folder}: not writable by this user")
 
 
 def endpoint(run_dir: Path, name: str) -> str:
@@ -160,7 +180,12 @@ class RelayHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Send the finished line."""
-        self._line.send("log", line=self.format(record))
+        try:
+            line = self.format(record)
+        except Exception:  # noqa: BLE001  a log call with the wrong arguments: logging's own way to deal with it
+            self.handleError(record)
+        else:
+            self._line.send("log", line=line)
 
 
 def set_up_log(config: Config, role: str, context: "zmq.Context[zmq.Socket[bytes]]") -> None:

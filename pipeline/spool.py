@@ -7,7 +7,7 @@ A segment is a row of records; all integers little-endian:
      0  4s   "MDR1"
      4  u32  crc32 of all that follows
      8  u32  length of the payload
-    12  u8   kind: frame, event, segment, idle
+    12  u8   kind: frame, event, segment, idle, wanted
     16  u32  numbered: ticks accepted from the frame, 1 for an event
     20  u64  first_seq: of these ticks; of an event its event_seq
     28  u64  recv_ns
@@ -19,7 +19,6 @@ numbering nor the time of the last frame is lost when older segments are removed
 data files. The owner is one process; nothing here is thread-safe.
 """
 
-import contextlib
 import errno
 import logging
 import os
@@ -54,6 +53,7 @@ class Kind(IntEnum):
     EVENT = 1
     SEGMENT = 2
     IDLE = 3  # from here on the connection has no instruments: nothing can be missed
+    WANTED = 4  # from here on it has, and has not received a frame yet
 
 
 class Record(NamedTuple):
@@ -116,6 +116,11 @@ def _record_at(data: bytes, offset: int) -> tuple[Record, int] | None:
     return Record(kind, first_seq, numbered, recv_ns, data[offset + _RECORD.size : end]), end
 
 
+def _state_in(record: Record) -> Mark:
+    """Return where the stream stood when the segment that begins with `record` was begun."""
+    return Mark(record.first_seq, _STATE.unpack(record.payload)[0])
+
+
 def _next_record(data: bytes, offset: int) -> int:
     """Return the offset of the next whole record at or behind `offset`, or the end of `data`."""
     while (offset := data.find(MAGIC, offset)) >= 0:
@@ -161,27 +166,45 @@ class Spool:
         self._segment_bytes = min(SEGMENT_BYTES, max(max_bytes // SEGMENTS_WITHIN_LIMIT, _RECORD.size))
         self._segments: dict[int, _Segment] = {}
         self._fd = -1
+        self._is_cramped = False  # the file system had no room for a record
 
     @classmethod
-    def create(cls, folder: Path, max_bytes: int) -> "Spool":
-        """Begin the spool of a new epoch. Raises OSError where the folder cannot be made or written."""
+    def create(cls, folder: Path, max_bytes: int, last_recv_ns: int = 0) -> "Spool":
+        """Begin the spool of a new epoch. Raises OSError where the folder cannot be made or written.
+
+        `last_recv_ns` is taken over from the epoch before: killed before its first frame, this one still tells since
+        when nothing has been recorded.
+        """
         folder.mkdir(parents=True)
         spool = cls(folder, max_bytes)
+        spool.last_recv_ns = last_recv_ns
         spool._begin_segment(1)
         return spool
 
     @classmethod
     def open(cls, folder: Path) -> "Spool":
-        """Open what an earlier epoch left, to be drained. Its end is found by reading the last segment."""
+        """Open what an earlier epoch left, to be drained. Its end is found by reading the last segment.
+
+        Where the beginning of that one is damaged or was not written, the one before it is read as well.
+        """
         spool = cls(folder, 0)
-        paths = sorted(folder.glob("*.spool"))
-        for path in paths:
-            spool._add_existing(path, whole=path == paths[-1])
+        for path in sorted(folder.glob("*.spool")):
+            if path.stem.isascii() and path.stem.isdigit() and path.is_file():
+                spool._add_existing(path)
+        reliable = max((number for number, segment in spool._segments.items() if segment.before), default=0)
+        for number, segment in spool._segments.items():
+            if number >= reliable:
+                spool._take_in(segment)
         known = spool.last
         for _, segment in sorted(spool._segments.items(), reverse=True):
             segment.last = known
             known = segment.before or known
         return spool
+
+    @property
+    def begun(self) -> bool:
+        """Whether its epoch has come so far as to write a record."""
+        return self.last != Mark() or any(segment.before for segment in self._segments.values())
 
     @property
     def end(self) -> Position:
@@ -200,22 +223,20 @@ class Spool:
             records.append(Record(Kind.FRAME, seq + 1, ticks, recv_ns, raw))
             encoded.append(encode_record(Kind.FRAME, seq + 1, ticks, recv_ns, raw))
             seq += ticks
-        self._append(b"".join(encoded), self._max_bytes, Mark(seq, self.last.event_seq))
-        self.last_recv_ns = frames[-1].recv_ns
+        self._append(b"".join(encoded), self._max_bytes, Mark(seq, self.last.event_seq), frames[-1].recv_ns)
         return records
 
     def append_event(self, recv_ns: int, line: bytes) -> Record:
         """Append the JSON line of the event with the number `last.event_seq + 1`. Raises like `append_frames`."""
         mark = Mark(self.last.seq, self.last.event_seq + 1)
         encoded = encode_record(Kind.EVENT, mark.event_seq, 1, recv_ns, line)
-        self._append(encoded, self._max_bytes + EVENT_RESERVE_BYTES, mark)
+        self._append(encoded, self._max_bytes + EVENT_RESERVE_BYTES, mark, self.last_recv_ns)
         return Record(Kind.EVENT, mark.event_seq, 1, recv_ns, line)
 
-    def append_idle(self, recv_ns: int) -> None:
-        """Remember that the connection has no instruments from now on. Raises like `append_frames`."""
-        encoded = encode_record(Kind.IDLE, self.last.seq, 0, recv_ns, b"")
-        self._append(encoded, self._max_bytes + EVENT_RESERVE_BYTES, self.last)
-        self.last_recv_ns = 0
+    def append_wanted(self, recv_ns: int, *, wanted: bool) -> None:
+        """Remember whether the connection has instruments from now on. Raises like `append_frames`."""
+        encoded = encode_record(Kind.WANTED if wanted else Kind.IDLE, self.last.seq, 0, recv_ns, b"")
+        self._append(encoded, self._max_bytes + EVENT_RESERVE_BYTES, self.last, recv_ns if wanted else 0)
 
     def seek(self, mark: Mark) -> Position:
         """Return a place from which everything behind `mark` that is still held can be read.
@@ -236,8 +257,11 @@ class Spool:
         if segment is None:
             later = [n for n in self._segments if n > number]
             return Chunk([], Position(min(later), 0) if later else self.end)
-        data = self._read_part(segment, offset, max_bytes)
-        whole = offset + len(data) >= segment.size
+        wanted_bytes = min(max_bytes, segment.size - offset)
+        data = _read(segment.path, offset, wanted_bytes)
+        if len(data) < wanted_bytes:  # it cannot be read, or somebody has cut it: what is missing is damage
+            self._report(segment, offset + len(data), segment.size)
+        whole = offset + len(data) >= segment.size or len(data) < wanted_bytes
         records, position = [], 0
         for found, end in parse(data):
             if isinstance(found, Record):
@@ -249,16 +273,20 @@ class Spool:
             else:
                 self._report(segment, offset + found.start, offset + end)
             position = end
-        later = [n for n in self._segments if n > number] if whole else []
-        return Chunk(records, Position(min(later), 0) if later else Position(number, offset + position))
+        if not whole:
+            return Chunk(records, Position(number, offset + position))
+        later = [n for n in self._segments if n > number]
+        return Chunk(records, Position(min(later), 0) if later else self.end)
 
     def trim(self, durable: Mark) -> None:
         """Remove the segments of which everything is durable, but for the one that is being written."""
         active = max(self._segments, default=0)
         for number, segment in list(self._segments.items()):
-            if number != active and segment.last.seq <= durable.seq and segment.last.event_seq <= durable.event_seq:
+            if number != active and _reaches(durable, segment.last):
                 self._drop(segment)
                 del self._segments[number]
+            elif number == active and self._is_cramped and _reaches(durable, self.last):
+                self._begin_anew(number)
 
     def remove(self) -> None:
         """Remove the whole spool: everything in it is durable."""
@@ -284,14 +312,16 @@ class Spool:
 
     def _drop(self, segment: _Segment) -> None:
         """Remove a segment; a damaged one is kept under another name beside the spool."""
-        with contextlib.suppress(FileNotFoundError):
+        try:
             if segment.damaged:
                 segment.path.replace(self.folder.parent / f"{self.folder.name}-{segment.path.stem}.damaged")
             else:
-                segment.path.unlink()
+                segment.path.unlink(missing_ok=True)
+        except OSError as error:  # all of it is stored: it only takes room, and the next start tries again
+            log.error("%s: cannot be removed: %s", segment.path, error.strerror)
         self.bytes -= segment.size
 
-    def _append(self, data: bytes, limit: int, mark: Mark) -> None:
+    def _append(self, data: bytes, limit: int, mark: Mark, last_recv_ns: int) -> None:
         number = max(self._segments)
         segment = self._segments[number]
         if self.bytes + len(data) > limit:
@@ -302,42 +332,72 @@ class Spool:
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
             os.ftruncate(self._fd, segment.size)
+            self._is_cramped = True
             raise SpoolFullError(f"{self.folder}: {error.strerror}") from error
         segment.size += len(data)
         segment.last = mark
         self.bytes += len(data)
         self.last = mark
+        self.last_recv_ns = last_recv_ns
         if segment.size >= self._segment_bytes:
             self._begin_segment(number + 1)
 
     def _begin_segment(self, number: int) -> None:
         path = self.folder / f"{number:08d}.spool"
-        data = encode_record(Kind.SEGMENT, self.last.seq, 0, self.last_recv_ns, _STATE.pack(self.last.event_seq))
+        data = self._segment_record()
+        fd = -1
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
             if os.write(fd, data) < len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
+            if fd >= 0:
+                os.close(fd)
+                path.unlink(missing_ok=True)
             if not self._segments:
                 raise
-            path.unlink(missing_ok=True)
             return  # the present segment grows on; the next append tries again
         self.close()
         self._fd = fd
         self._segments[number] = _Segment(path, len(data), self.last, self.last)
         self.bytes += len(data)
 
-    def _add_existing(self, path: Path, *, whole: bool) -> None:
-        """Take in a segment of an earlier epoch; `whole` reads it to the end, for the numbers given last."""
+    def _begin_anew(self, number: int) -> None:
+        """Empty the segment that is being written, and make it the next: a full file system has no room for another."""
+        segment, data = self._segments[number], self._segment_record()
+        path = self.folder / f"{number + 1:08d}.spool"
+        try:
+            with segment.path.open("r+b", buffering=0) as file:  # self._fd can only append
+                file.write(data)  # over a record of this size: up to here, the old ones behind it end where it says
+                file.truncate(len(data))
+            segment.path.replace(path)
+        except OSError as error:
+            log.error("%s: cannot be emptied: %s", segment.path, error.strerror)
+            return
+        self._is_cramped = False
+        self.bytes -= segment.size - len(data)
+        del self._segments[number]
+        self._segments[number + 1] = _Segment(path, len(data), self.last, self.last)
+
+    def _segment_record(self) -> bytes:
+        return encode_record(Kind.SEGMENT, self.last.seq, 0, self.last_recv_ns, _STATE.pack(self.last.event_seq))
+
+    def _add_existing(self, path: Path) -> None:
+        """Add a segment of an earlier epoch, with what its first record says."""
+        found = _record_at(_read(path, 0, _RECORD.size + _STATE.size), 0)
+        record = found[0] if found else None
+        before = _state_in(record) if record and record.kind == Kind.SEGMENT else None
         size = path.stat().st_size
-        with path.open("rb") as file:
-            data = file.read() if whole else file.read(_RECORD.size + _STATE.size)
-        before: Mark | None = None
-        for found, _ in parse(data):
+        self._segments[int(path.stem)] = _Segment(path, size, before, Mark())
+        self.bytes += size
+
+    def _take_in(self, segment: _Segment) -> None:
+        """Read a segment of an earlier epoch to its end, for the numbers given last."""
+        for found, _ in parse(_read(segment.path, 0, segment.size)):
             if isinstance(found, Damage):
                 continue
             if found.kind == Kind.SEGMENT:
-                before = self.last = Mark(found.first_seq, _STATE.unpack(found.payload)[0])
+                self.last = _state_in(found)
                 self.last_recv_ns = found.recv_ns
             elif found.kind == Kind.FRAME:
                 self.last = Mark(found.first_seq + found.numbered - 1, self.last.event_seq)
@@ -346,11 +406,20 @@ class Spool:
                 self.last = Mark(self.last.seq, found.first_seq)
             elif found.kind == Kind.IDLE:
                 self.last_recv_ns = 0
-        self._segments[int(path.stem)] = _Segment(path, size, before, self.last)
-        self.bytes += size
+            elif found.kind == Kind.WANTED:
+                self.last_recv_ns = found.recv_ns
 
-    @staticmethod
-    def _read_part(segment: _Segment, offset: int, max_bytes: int) -> bytes:
-        with segment.path.open("rb") as file:
+
+def _read(path: Path, offset: int, size: int) -> bytes:
+    """Return a part of a file; nothing where it cannot be read, which is damage like any other."""
+    try:
+        with path.open("rb") as file:
             file.seek(offset)
-            return file.read(min(max_bytes, segment.size - offset))
+            return file.read(size)
+    except OSError as error:
+        log.error("%s: cannot be read: %s", path, error.strerror)
+        return b""
+
+
+def _reaches(mark: Mark, other: Mark) -> bool:
+    return mark.seq >= other.seq and mark.event_seq >= other.event_seq

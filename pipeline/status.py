@@ -72,7 +72,7 @@ class Storage(_Model):
     reason: str
     data_dir: str
     current_file: str
-    ticks_stored: int  # since the writer started
+    ticks_stored: int  # since the service started
     bytes_written: int
     spool_bytes: int
     commits: int

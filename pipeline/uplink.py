@@ -6,6 +6,7 @@ trimming happen by themselves as the writer takes and commits.
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -16,7 +17,7 @@ from pipeline import role
 from pipeline.clock import ReceiveClock
 from pipeline.config import Config
 from pipeline.days import Calendar
-from pipeline.epoch import close_epoch, open_epoch
+from pipeline.epoch import claim_spool, close_epoch, open_epoch
 from pipeline.errors import SpoolFullError
 from pipeline.events import encode_event, source_of
 from pipeline.outbox import Batch, Encoder, Loss, Outbox
@@ -26,11 +27,15 @@ from pipeline.wire import COMMITS_SOCKET, TICKS_SOCKET, WireError, decode_commit
 log = logging.getLogger(__name__)
 
 SEND_BATCHES = 16  # ZeroMQ's queue to the writer: the spool is the queue, this only keeps the pipe full
+HELD_BACK = 10_000
 BLOCKED_S = 0.005  # until ZeroMQ is asked again whether it takes more
 
 
 class Uplink:
-    """One stream on its way, and what older epochs have left. Raises OSError where the spool cannot be opened."""
+    """One stream on its way, and what older epochs have left.
+
+    Raises EpochError, or AlreadyRunningError where another process has the spool.
+    """
 
     def __init__(
         self,
@@ -43,12 +48,14 @@ class Uplink:
     ) -> None:
         self.clock = ReceiveClock()
         self.calendar = Calendar(config.storage.timezone)
+        claim_spool(config, connection_id)
         opening = open_epoch(config, connection_id, self.clock.now_ns())
         self.epoch = opening.epoch
         self.predecessor = opening.predecessor
         self._config = config
         self._connection_id = connection_id
-        self._held_back: list[tuple[str, Mapping[str, Any]]] = []  # events that found no room in the spool
+        # events that found no room in the spool; the oldest go when even memory should end
+        self._held_back: deque[tuple[str, Mapping[str, Any]]] = deque(maxlen=HELD_BACK)
         self._pumping = False
         self._committed = asyncio.Event()
         self._push: zmq.Socket[bytes] = context.socket(zmq.PUSH)
@@ -65,19 +72,27 @@ class Uplink:
     def append_frames(self, frames: Sequence[Incoming]) -> None:
         """Spool frames that arrived together, and hand them on. Raises SpoolFullError; then nothing was kept."""
         self.outbox.live.append_frames(frames)
-        if self._held_back:
-            self.retry_events()
         self._pump_soon()
 
-    def append_idle(self) -> None:
-        """Remember that the connection has no instruments from now on."""
+    def mark_wanted(self, *, wanted: bool) -> None:
+        """Remember whether the connection has instruments from now on: without, nothing can be missed."""
+        spool = self.outbox.live.spool
+        if wanted == (spool.last_recv_ns > 0):
+            return
         try:
-            self.outbox.live.spool.append_idle(self.clock.now_ns())
+            spool.append_wanted(self.clock.now_ns(), wanted=wanted)
         except SpoolFullError as error:
-            log.error("%s: the time without instruments will count as a gap", error)
+            log.error("%s: the next start cannot tell since when nothing was recorded", error)
 
     def log_event(self, event: str, fields: Mapping[str, Any]) -> None:
         """Number an event and hand it on like a tick. Without room for it, it is kept until there is."""
+        self._retry_events()
+        if self._held_back or not self._append_event(event, fields):
+            if not self._held_back:
+                log.error("no room for the event %r: it and what follows are kept until there is", event)
+            self._held_back.append((event, fields))
+
+    def _append_event(self, event: str, fields: Mapping[str, Any]) -> bool:
         live = self.outbox.live
         now_ns = self.clock.now_ns()
         line = encode_event(
@@ -90,16 +105,14 @@ class Uplink:
         )
         try:
             live.append_event(now_ns, line)
-        except SpoolFullError as error:
-            log.error("%s: the event %r is kept until there is room", error, event)
-            self._held_back.append((event, fields))
+        except SpoolFullError:
+            return False
         self._pump_soon()
+        return True
 
-    def retry_events(self) -> None:
-        """Log what was held back for want of room."""
-        held_back, self._held_back = self._held_back, []
-        for event, fields in held_back:
-            self.log_event(event, fields)
+    def _retry_events(self) -> None:
+        while self._held_back and self._append_event(*self._held_back[0]):
+            self._held_back.popleft()
 
     async def read_commits(self) -> None:
         """Follow what the writer makes durable, for ever."""
@@ -111,6 +124,7 @@ class Uplink:
                 log.error("from the writer: %s", error)
                 continue
             self.outbox.committed(commit, loop.time())
+            self._retry_events()
             self._pump_soon()
             self._committed.set()
 
@@ -121,7 +135,7 @@ class Uplink:
         """
         try:
             async with asyncio.timeout(timeout_s):
-                while not self.outbox.done:
+                while self._held_back or not self.outbox.done:
                     self._committed.clear()
                     await self._committed.wait()
         except TimeoutError:

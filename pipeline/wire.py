@@ -24,8 +24,9 @@ A stream that a commit does not list has nothing stored, or lies below `retired`
 import struct
 from dataclasses import dataclass, field
 from datetime import date
-from typing import NamedTuple
+from typing import Annotated, NamedTuple, TypeAlias
 
+import msgspec
 import orjson
 
 from pipeline.errors import MdsError
@@ -138,14 +139,26 @@ def encode_commit(commit: Commit) -> bytes:
 def decode_commit(data: bytes) -> Commit:
     """Return what `encode_commit` was given; raises WireError on anything else."""
     try:
-        message = orjson.loads(data)
-        durable: dict[StreamId, Mark] = {}
-        accepted: dict[StreamId, Mark] = {}
-        for connection, epoch, seq, event_seq, accepted_seq, accepted_event_seq in message["streams"]:
-            stream = StreamId(connection, epoch)
-            durable[stream] = Mark(seq, event_seq)
-            accepted[stream] = Mark(accepted_seq, accepted_event_seq)
-        retired = {int(connection): epoch for connection, epoch in message["retired"].items()}
-        return Commit(message["boot"], message["taking"], durable, accepted, retired)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        message = _COMMITS.decode(data)
+    except (msgspec.DecodeError, ValueError) as error:
         raise WireError(f"not a commit message: {error}") from error
+    durable: dict[StreamId, Mark] = {}
+    accepted: dict[StreamId, Mark] = {}
+    for connection_id, epoch, seq, event_seq, accepted_seq, accepted_event_seq in message.streams:
+        stream = StreamId(connection_id, epoch)
+        durable[stream] = Mark(seq, event_seq)
+        accepted[stream] = Mark(accepted_seq, accepted_event_seq)
+    return Commit(message.boot, message.taking, durable, accepted, message.retired)
+
+
+_Number: TypeAlias = Annotated[int, msgspec.Meta(ge=0)]
+
+
+class _CommitMessage(msgspec.Struct):
+    boot: str
+    taking: bool
+    retired: dict[_Number, _Number]
+    streams: list[tuple[_Number, _Number, _Number, _Number, _Number, _Number]]
+
+
+_COMMITS = msgspec.json.Decoder(_CommitMessage)

@@ -34,7 +34,9 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0  # digests, heartbeats, a look at the clock
 PAUSE_NS = 2 * NS_PER_S  # between two frames: worth asking whether the machine slept
-DRAIN_S = 6.0  # at the end, for the writer to make everything durable
+DRAIN_S = 5.5  # at the end, for the writer to make everything durable
+REJECTS_EACH = 20  # of one frame, in an event of their own
+REJECT_BYTES = 2**18  # of the others, in one
 TEXT_EVENTS = {"order": "order_update", "error": "kite_error"}
 
 
@@ -73,6 +75,7 @@ class Worker:
         self._losses: set[Loss] = set()
         self._frames: list[tuple[int, bytes]] = []  # arrived in this turn of the loop
         self._rejects = 0
+        self._rejects_named_ns = 0  # when the log last told of them
         self._refused_ticks = 0
         self._wanted: dict[int, Mode] = {}
         self._version = ""  # of the supervisor's wishes
@@ -147,7 +150,7 @@ class Worker:
             self._log_event("disconnected" if before == "live" else "not_connected", fields | known)
             log.warning("%s: %s; next try in %.1f s", change.cause, change.reason, change.retry_in_s or 0)
         elif change.state == "idle":
-            self._uplink.append_idle()
+            self._uplink.mark_wanted(wanted=False)
         self._report()
 
     # Frames to ticks.
@@ -224,12 +227,19 @@ class Worker:
         log.warning("gap: %d instruments were not recorded %s (%s)", len(self._wanted), how_long, gap.cause)
 
     def _log_rejects(self, recv_ns: int, rejects: Sequence[Reject]) -> None:
+        """Keep what is no packet in the event log; of a frame with many of them, the later ones in one event."""
         self._rejects += len(rejects)
         received = self._stamp(recv_ns)
-        for reject in rejects:
+        for reject in rejects[:REJECTS_EACH]:
             fields = {"received": received, "offset": reject.offset, "reason": reject.reason, "raw": reject.raw.hex()}
             self._log_event("reject", fields)
-        log.warning("a frame had %d parts that are no packets, kept in the event log", len(rejects))
+        if rest := rejects[REJECTS_EACH:]:
+            raw = b"".join(reject.raw for reject in rest)[:REJECT_BYTES]
+            fields = {"received": received, "offset": rest[0].offset, "reason": f"{len(rest)} more", "raw": raw.hex()}
+            self._log_event("reject", fields)
+        if recv_ns >= self._rejects_named_ns + NS_PER_S:
+            self._rejects_named_ns = recv_ns
+            log.warning("%d parts of frames were no packets by now, they are in the event log", self._rejects)
 
     def _lost(self, loss: Loss) -> None:
         """Log what the spool has lost, once, however often the outlet comes by."""
@@ -262,6 +272,8 @@ class Worker:
                 self._close_gap(self._uplink.clock.now_ns())
             self._announce_due = self._announce_due or wanted != self._wanted
             self._version, self._wanted = command["version"], wanted
+            if wanted:
+                self._uplink.mark_wanted(wanted=True)
             self._feed.set_instruments(self._wanted)
             self._report()
 
@@ -278,13 +290,12 @@ class Worker:
                     abs(step.offset_ns) / NS_PER_S,
                     "" if step.followed else "; receive times go on without it until this process is restarted",
                 )
-            self._uplink.retry_events()
             digest = self._digest.take()
             if digest:
                 self._status.send("digest", connection_id=self._connection_id, ticks=digest)
 
     def _report(self) -> None:
-        outbox = self._uplink.outbox
+        outbox, before = self._uplink.outbox, self._uplink.predecessor
         self._status.send(
             "status",
             connection_id=self._connection_id,
@@ -292,6 +303,8 @@ class Worker:
             state=self._state_name(),
             reason=self._state.reason,
             epoch=self._uplink.epoch,
+            previous_epoch=before.epoch,
+            previous_last_seq=before.last.seq if before.last else None,
             wanted=len(self._wanted),
             confirmed=len(self._feed.confirmed),
             ticks_received=outbox.live.spool.last.seq,

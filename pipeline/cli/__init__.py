@@ -46,7 +46,10 @@ class _Commands(click.Group):
 def cli() -> None:
     """Record every tick of a Kite Connect feed into daily JSONL files, each exactly once.
 
-    Try it without credentials:  mds run --simulate --duration 10  and then  mds verify
+    \b
+    Try it without credentials:
+      mds run --simulate --duration 10    record a made-up market for ten seconds
+      mds verify                          prove that all of it is in the files
     """
 
 

@@ -16,7 +16,7 @@ def config_option(command: _Command) -> _Command:
         "config_file",
         type=click.Path(dir_okay=False, path_type=Path),
         metavar="FILE",
-        help="The configuration; else what MDS_CONFIG names, else mds.toml if there is one.",
+        help="Settings file; else the one that MDS_CONFIG names, else mds.toml if there is one.",
     )(command)
 
 

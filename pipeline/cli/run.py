@@ -1,6 +1,7 @@
 """`mds run`."""
 
 import asyncio
+import os
 import sys
 from pathlib import Path
 
@@ -17,10 +18,13 @@ from pipeline.supervisor.supervisor import Supervisor
 @click.option("--simulate", is_flag=True, help="Record the built-in simulator instead of Kite; no credentials needed.")
 @click.option("--duration", type=click.FloatRange(min=0), metavar="S", help="End by itself after S seconds.")
 def run(config_file: Path | None, simulate: bool, duration: float | None) -> None:
-    """Record until SIGINT, SIGTERM, SIGHUP or `mds stop`.
+    """Record the instruments of the configuration until stopped.
 
-    Ends in order: the connections close, and everything that was received is stored. Exit 0 then; exit 1 if
-    something had to stay in the spool, from which the next run stores it.
+    Stop it with Ctrl-C, SIGTERM, SIGHUP or `mds stop`. It then closes the connections and stores everything that
+    was received. Exits with 0 when all is stored, with 1 if something had to stay in the spool, from which the next
+    run stores it, and with 2 if it could not begin.
+
+    Kite's credentials are read from KITE_API_KEY and KITE_ACCESS_TOKEN.
     """
     settings = config.load(config_file, need_credentials=not simulate).resolved()
     if simulate:
@@ -29,9 +33,14 @@ def run(config_file: Path | None, simulate: bool, duration: float | None) -> Non
     supervisor.lock()
     log.setup(role.SUPERVISOR, settings.secrets)
     printing = log.print_from_thread(role.RELAYED)
+    printed = False
     try:
         summary = asyncio.run(supervisor.run(duration))
     finally:
-        printing.stop()
+        printed = printing.finish()
     click.echo(f"received {summary.received:,} ticks, stored {summary.stored:,}, still spooled {summary.spooled:,}")
-    sys.exit(0 if summary.drained else 1)
+    code = 0 if summary.drained else 1
+    if not printed:
+        sys.stdout.flush()
+        os._exit(code)
+    sys.exit(code)

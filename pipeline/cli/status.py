@@ -6,7 +6,6 @@ from typing import Any
 
 import click
 import orjson
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -15,6 +14,8 @@ from pipeline.cli.options import config_option, json_option
 from pipeline.client import Client
 from pipeline.status import ConnectionStatus, Health, Instrument, Metrics, Process, Status, Storage
 
+WIDE = 100  # columns of a terminal
+WIDE_ONLY = ("mode", ">pid")  # the role tells the mode, the list of processes the pid
 _COLOURS = {"healthy": "green", "degraded": "yellow", "down": "red", "live": "green", "running": "green"}
 
 
@@ -32,7 +33,10 @@ def _print_json(value: Any) -> None:
 @config_option
 @json_option
 def status(config_file: Path | None, as_json: bool) -> None:
-    """Show what the running service does; exit 1 if none is running."""
+    """Show what the running service does: health, connections, storage, processes.
+
+    Exits with 1 if no service is running in the run folder.
+    """
     answer = _ask(config_file)
     if as_json:
         _print_json(answer.model_dump())
@@ -48,7 +52,10 @@ def status(config_file: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def health(config_file: Path | None, as_json: bool) -> None:
-    """Tell whether it is recording; exit 1 if it is not."""
+    """Tell whether everything that is subscribed is being recorded, and if not, why.
+
+    Exits with 1 if it is not, or if no service is running.
+    """
     answer = _ask(config_file).health
     if as_json:
         _print_json(answer.model_dump())
@@ -61,7 +68,7 @@ def health(config_file: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def connections(config_file: Path | None, as_json: bool) -> None:
-    """Show the three Kite connections."""
+    """Show the three Kite connections: state, instruments, ticks received and not yet durable."""
     answer = _ask(config_file).connections
     if as_json:
         _print_json({name: connection.model_dump() for name, connection in answer.items()})
@@ -85,7 +92,7 @@ def instruments(config_file: Path | None, as_json: bool) -> None:
 @config_option
 @json_option
 def storage(config_file: Path | None, as_json: bool) -> None:
-    """Show what is being written."""
+    """Show what is being written: file, ticks stored, disk."""
     answer = _ask(config_file)
     if as_json:
         _print_json(answer.storage.model_dump())
@@ -111,7 +118,10 @@ def metrics(config_file: Path | None, as_json: bool) -> None:
 @click.command()
 @config_option
 def stop(config_file: Path | None) -> None:
-    """End the running service in order."""
+    """End the running service in order, as Ctrl-C does where it was started.
+
+    Returns at once; `mds status` tells when it has ended.
+    """
     settings = config.load(config_file)
     with Client(settings.runtime.run_dir) as client:
         client.shutdown()
@@ -119,9 +129,12 @@ def stop(config_file: Path | None) -> None:
 
 
 def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(columns))
+    """Return a table whose columns are written `name`, or `>name` where they hold numbers."""
+    spaces = 3 if Console().width >= WIDE else 1
+    table = Table(box=None, padding=(0, spaces, 0, 0), pad_edge=False, show_header=any(columns))
     for column in columns:
-        table.add_column(column, overflow="fold")
+        name = column.removeprefix(">")
+        table.add_column(name, justify="right" if name != column else "left", no_wrap=True)
     return table
 
 
@@ -137,32 +150,39 @@ def _show_health(console: Console, answer: Health) -> None:
     console.print(
         f"{_coloured(answer.status)}: {answer.total_subscribed_instruments} instruments, "
         f"{answer.ticks_per_second:,.0f} ticks/s, last tick {_time(answer.last_tick_time)}, "
-        f"up {answer.uptime_seconds:,.0f} s"
+        f"up {answer.uptime_seconds:,.0f} s",
+        highlight=False,
+        soft_wrap=True,
     )
     for reason in answer.reasons:
-        console.print(f"  - {reason}", highlight=False)
+        console.print(f"  - {reason}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _show_connections(console: Console, answer: dict[str, ConnectionStatus]) -> None:
-    table = _table("", "role", "state", "mode", "instruments", "ticks", "ticks/s", "last tick", "not durable", "pid")
-    for name, c in answer.items():
-        table.add_row(
-            name,
-            c.role,
-            _coloured(c.state),
-            c.mode,
-            f"{c.subscribed_instruments:,}",
-            f"{c.tick_count:,}",
-            f"{c.tick_rate:,.0f}",
-            _time(c.last_tick_time),
-            f"{c.ticks_pending:,}",
-            str(c.pid or "-"),
-        )
+    rows = [
+        {
+            "": name,
+            "role": c.role,
+            "state": _coloured(c.state),
+            "mode": c.mode,
+            ">instruments": f"{c.subscribed_instruments:,}",
+            ">ticks": f"{c.tick_count:,}",
+            ">ticks/s": f"{c.tick_rate:,.0f}",
+            "last tick": _time(c.last_tick_time),
+            ">pending": f"{c.ticks_pending:,}",
+            ">pid": str(c.pid or "-"),
+        }
+        for name, c in answer.items()
+    ]
+    columns = [column for column in rows[0] if console.width >= WIDE or column not in WIDE_ONLY]
+    table = _table(*columns)
+    for row in rows:
+        table.add_row(*(row[column] for column in columns))
     console.print(table)
 
 
 def _show_instruments(console: Console, answer: list[Instrument]) -> None:
-    table = _table("token", "connection", "mode", "ticks", "last price", "last tick")
+    table = _table(">token", "connection", "mode", ">ticks", ">last price", "last tick")
     for i in answer:
         price = "-" if i.last_price is None else f"{i.last_price:,.2f}"
         row = (f"{i.instrument_token}", f"{i.connection_id}", i.mode, f"{i.tick_count:,}", price)
@@ -176,11 +196,13 @@ def _show_storage(console: Console, answer: Storage, counts: Metrics) -> None:
         f"{counts.total_ticks_stored:,} ticks stored, {answer.bytes_written / 2**20:,.1f} MB, "
         f"last sync {answer.commit_ms:.1f} ms, {answer.free_bytes / 2**30:,.1f} GB free",
         highlight=False,
+        markup=False,
+        soft_wrap=True,
     )
 
 
 def _show_processes(console: Console, answer: dict[str, Process]) -> None:
-    table = _table("process", "state", "pid", "restarts")
+    table = _table("process", "state", ">pid", ">restarts")
     for name, process in answer.items():
         if process.state != "off":
             table.add_row(name, _coloured(process.state), str(process.pid), str(process.restarts))

@@ -1,4 +1,4 @@
-"""The command `python -m pipeline.simulator`."""
+"""The command `mds simulate`, which hands over to `python -m pipeline.simulator`."""
 
 import asyncio
 import os
@@ -17,7 +17,9 @@ from pipeline.simulator.server import Simulator
 
 
 @click.command(context_settings={"max_content_width": 110, "show_default": True})
-@click.option("--config", "file", type=click.Path(path_type=Path), help="Settings file.  [default: mds.toml]")
+@click.option(
+    "--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="Settings file.  [default: mds.toml]"
+)
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on; 0 takes any free one.")
 @click.option("--rate", type=int, help="Ticks a second on each connection.")
@@ -87,4 +89,4 @@ async def _run(simulator: Simulator) -> None:
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m pipeline.simulator")
+    main(prog_name="mds simulate")

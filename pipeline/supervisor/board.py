@@ -33,7 +33,7 @@ class _Connection:
     """What a worker has said, and the counts of the epochs before the present one."""
 
     message: Mapping[str, Any] = field(default_factory=dict)
-    heard_s: float = 0.0
+    heard_s: float = 0.0  # monotonic
     counted_before: int = 0
     epoch: int | None = None
     samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))  # (monotonic s, ticks)
@@ -43,6 +43,14 @@ class _Connection:
     def tick_count(self) -> int:
         received: int = self.message.get("ticks_received", 0)
         return self.counted_before + received
+
+    def counted_until(self, message: Mapping[str, Any]) -> int:
+        """Return the ticks before the epoch of `message`, which knows how far a killed predecessor had come."""
+        if self.epoch is None:
+            return 0
+        if message["previous_epoch"] == self.epoch and message["previous_last_seq"] is not None:
+            return self.counted_before + int(message["previous_last_seq"])
+        return self.tick_count
 
     def rate(self, now_s: float) -> float:
         recent = [sample for sample in self.samples if sample[0] >= now_s - RATE_S]
@@ -71,11 +79,14 @@ class Board:
         self._instruments: dict[int, _Instrument] = {}
         self._writer: Mapping[str, Any] = {}
         self._writer_heard_s = 0.0
+        self._stored_before = 0  # by writers before the present one
 
     def hear(self, message: Mapping[str, Any], now_s: float) -> None:
         """Take in a status or digest message of a process."""
         role = message["role"]
         if role == WRITER:
+            if message["pid"] != self._writer.get("pid"):
+                self._stored_before = self._stored
             self._writer, self._writer_heard_s = message, now_s
             return
         connection = self._connections[message["connection_id"]]
@@ -86,7 +97,7 @@ class Board:
                 instrument.last_price, instrument.last_tick_time = last_price, time
             return
         if message["epoch"] != connection.epoch:
-            connection.counted_before = connection.tick_count if connection.epoch is not None else 0
+            connection.counted_before = connection.counted_until(message)
             connection.epoch = message["epoch"]
         connection.message, connection.heard_s = message, now_s
         connection.last_tick_time = message["last_tick_time"] or connection.last_tick_time
@@ -106,22 +117,36 @@ class Board:
             processes=processes,
         )
 
+    @property
+    def writer_ended(self) -> bool:
+        """Whether the writer has said its last words."""
+        return self._writer.get("state") == "ended"
+
     def totals(self) -> tuple[int, int, int]:
         """Return the ticks received, stored, and still spooled."""
         received = sum(connection.tick_count for connection in self._connections.values())
         pending = sum(connection.message.get("ticks_pending", 0) for connection in self._connections.values())
-        return received, self._writer.get("ticks_stored", 0), pending
+        return received, self._stored, pending
+
+    @property
+    def _stored(self) -> int:
+        by_this_writer: int = self._writer.get("ticks_stored", 0)
+        return self._stored_before + by_this_writer
 
     def _connection(self, connection_id: int, children: Mapping[str, Child], now_s: float) -> ConnectionStatus:
         known = self._connections[connection_id]
         message = known.message
         child = children.get(worker_role(connection_id))
         instruments = len(self._subscriptions.of(connection_id))
-        state = message.get("state", "starting")
+        state, reason = message.get("state", "starting"), message.get("reason", "")
         if child is None:
-            state = "off"
+            state, reason = "off", ""
         elif child.state != "running":
-            state = "down"
+            state, reason = "down", "its process is not running"
+        elif child.pid != message.get("pid"):
+            state, reason = "starting", ""
+        elif now_s - known.heard_s > STALE_S:
+            state, reason = "down", "its process does not answer"
         elif state == "idle" and connection_id == TERTIARY:
             state = "standby"
         is_live = state == "live"
@@ -130,7 +155,7 @@ class Board:
             role=ROLES[connection_id],
             mode=MODES[connection_id],
             state=state,
-            reason=message.get("reason", ""),
+            reason=reason,
             active=is_live,
             subscribed_instruments=instruments,
             confirmed_instruments=message.get("confirmed", 0) if is_live else 0,
@@ -151,13 +176,12 @@ class Board:
     def _storage(self, children: Mapping[str, Child]) -> Storage:
         message = self._writer
         child = children.get(WRITER)
-        running = child is not None and child.state == "running"
         return Storage(
-            state=message.get("state", "starting") if running else "stopped",
+            state=_writer_state(message, child),
             reason=message.get("reason", ""),
             data_dir=str(self._config.storage.data_dir),
             current_file=tick_file_name(self._clock().date()),
-            ticks_stored=message.get("ticks_stored", 0),
+            ticks_stored=self._stored,
             bytes_written=message.get("bytes_written", 0),
             spool_bytes=sum(c.message.get("spool_bytes", 0) for c in self._connections.values()),
             commits=message.get("commits", 0),
@@ -178,7 +202,8 @@ class Board:
         now = self._clock()
         uncovered = [c for c in connections.values() if c.subscribed_instruments and not c.active]
         reasons = [
-            f"connection {c.connection_id} ({c.role}) is {c.state}: {c.subscribed_instruments} instruments uncovered"
+            f"connection {c.connection_id} ({c.role}) is {c.state}{f', {c.reason}' if c.reason else ''}: "
+            f"{c.subscribed_instruments} instruments uncovered"
             for c in uncovered
         ]
         writer_silent = now_s - self._writer_heard_s > STALE_S
@@ -186,7 +211,7 @@ class Board:
             reasons.append(f"the writer is not storing: {storage.reason}")
         elif storage.state != "recording" or writer_silent:
             reasons.append(
-                "the writer is not running" if storage.state != "recording" else "the writer does not answer"
+                f"the writer is {storage.state}" if storage.state != "recording" else "the writer does not answer"
             )
         is_down = bool(reasons)
         pending = sum(c.ticks_pending for c in connections.values())
@@ -252,3 +277,10 @@ class Board:
 
     def _uptime_s(self) -> float:
         return round((self._clock() - self._started).total_seconds(), 2)
+
+
+def _writer_state(message: Mapping[str, Any], child: Child | None) -> str:
+    if child is None or child.state != "running":
+        return "stopped"
+    said: str = message["state"] if message.get("pid") == child.pid else "starting"
+    return said

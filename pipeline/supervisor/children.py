@@ -13,7 +13,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from pipeline.supervisor.policy import Restarts
 
 log = logging.getLogger(__name__)
 
+RENEW_S = 10.0  # for an outdated process to end in order
 LOG_BYTES = 2**20  # a child's log file is begun anew above this
 
 
@@ -39,6 +40,8 @@ class Child:
     pid: int | None = None
     pidfd: int = -1
     started_s: float = 0.0
+    is_ending: bool = False  # for good: it is not started again
+    is_outdated: bool = False  # adopted from another version or configuration
     exit_code: int | None = None  # None: not known, it was adopted
     process: subprocess.Popen[bytes] | None = None
 
@@ -50,25 +53,35 @@ class Children:
         self.all: dict[str, Child] = {}
         self._config = config
         self._on_change = on_change
-        self._ending = False
-        self._gone = asyncio.Event()
+        self._changed = asyncio.Event()
 
     def add(self, name: str, *arguments: str) -> None:
         """Adopt the running process of this role if it is still what is asked for, or start one."""
         child = self.all[name] = Child(name, arguments, Restarts(is_writer=name == role.WRITER))
-        holder = role.read_holder(role.lock_path(self._config, name))
-        if holder is None:
-            self._start(child)
-            return
-        current = holder.version == __version__ and holder.config_hash == self._config.hash
-        if not self._watch(child, holder.pid):
-            self._start(child)
-        elif current:
-            log.info("%s (process %d) is running, adopted", name, holder.pid)
-            self._on_change(child)
-        else:
-            log.info("%s (process %d) has another version or configuration, restarting it", name, holder.pid)
-            self.terminate(name)
+        self._start(child)
+
+    def end_unwanted(self, modules: Mapping[str, str]) -> None:
+        """End those roles that are running from an earlier service and were not added; the values are what they run."""
+        for name, module in modules.items():
+            if name not in self.all:
+                child = Child(name, (module,), Restarts(is_writer=False), is_ending=True)
+                if self._adopt(child):
+                    log.info("%s is not part of this configuration, ending it", name)
+                    self.all[name] = child
+                    self.terminate(name)
+
+    async def renew(self) -> None:
+        """Restart what was adopted from another version or configuration, one at a time."""
+        for child in list(self.all.values()):
+            if child.is_outdated and not child.is_ending:
+                log.info("%s has another version or configuration, restarting it", child.role)
+                outdated_pid = child.pid
+                self.terminate(child.role)
+                if not await self._wait_gone(child, RENEW_S):
+                    self.terminate(child.role, signal.SIGKILL)
+                while child.pid in (None, outdated_pid) and not child.is_ending:
+                    self._changed.clear()
+                    await self._changed.wait()
 
     def terminate(self, name: str, number: int = signal.SIGTERM) -> None:
         """Send a signal to a child, if it is running."""
@@ -79,9 +92,12 @@ class Children:
 
     async def end(self, name: str, timeout_s: float) -> bool:
         """End a child for good, with SIGKILL if it takes too long; True if it went by itself."""
-        self._ending = True
         child = self.all.get(name)
-        if child is None or child.pidfd < 0:
+        if child is None:
+            return True
+        child.is_ending = True
+        if child.pidfd < 0 and not self._adopt(child):  # one that an earlier supervisor started may have the lock
+            child.state = "stopped"
             return True
         self.terminate(name)
         if await self._wait_gone(child, timeout_s):
@@ -95,18 +111,50 @@ class Children:
         try:
             async with asyncio.timeout(timeout_s):
                 while child.pidfd >= 0:
-                    self._gone.clear()
-                    await self._gone.wait()
+                    self._changed.clear()
+                    await self._changed.wait()
         except TimeoutError:
             return False
         return True
 
     def _start(self, child: Child) -> None:
-        if self._ending:
+        """Adopt or start it; where the system cannot (no memory, no descriptors, no disk), try again later."""
+        if child.is_ending or self._adopt(child):
             return
+        try:
+            child.process = self._spawn(child)
+        except OSError as error:
+            delay_s = self._start_later(child, lived_s=0.0)
+            log.error("%s cannot be started (%s), trying again in %.1f s", child.role, error.strerror, delay_s)
+            return
+        self._note(child)
+
+    def _adopt(self, child: Child) -> bool:
+        """Take over the process that holds the role's lock: a supervisor that was killed may have left one."""
+        holder = role.read_holder(role.lock_path(self._config, child.role))
+        if holder is None or not _runs(holder.pid, child.arguments[0]) or not self._watch(child, holder.pid):
+            return False
+        child.is_outdated = holder.version != __version__ or holder.config_hash != self._config.hash
+        log.info("%s (process %d) is running, adopted", child.role, holder.pid)
+        self._note(child)
+        return True
+
+    def _note(self, child: Child) -> None:
+        self._on_change(child)
+        self._changed.set()
+
+    def _start_later(self, child: Child, lived_s: float) -> float:
+        delay_s = child.restarts.died(lived_s)
+        child.state = "restarting"
+        asyncio.get_running_loop().call_later(delay_s, self._start, child)
+        return delay_s
+
+    def _spawn(self, child: Child) -> subprocess.Popen[bytes]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MDS_")} | self._config.to_child()
-        lock_fd = self._lock_for(child)
-        with _log_file(self._config.runtime.run_dir / f"{child.role}.log") as log_file:
+        with (
+            self._lock_for(child) as lock_fd,
+            _log_file(self._config.runtime.run_dir / f"{child.role}.log") as log_file,
+        ):
             process = subprocess.Popen(
                 [sys.executable, "-m", *child.arguments],
                 stdin=subprocess.DEVNULL,
@@ -116,21 +164,29 @@ class Children:
                 start_new_session=True,
                 pass_fds=[lock_fd] if lock_fd >= 0 else [],
             )
-        if lock_fd >= 0:
-            content = {"pid": process.pid, "version": __version__, "config_hash": self._config.hash}
-            os.pwrite(lock_fd, orjson.dumps(content), 0)
-            os.close(lock_fd)
-        child.process = process
-        self._watch(child, process.pid)
-        self._on_change(child)
+            try:
+                if lock_fd >= 0:
+                    content = {"pid": process.pid, "version": __version__, "config_hash": self._config.hash}
+                    os.pwrite(lock_fd, orjson.dumps(content), 0)
+                self._watch(child, process.pid)
+            except OSError:  # nobody would see it end
+                process.kill()
+                process.wait()
+                raise
+        return process
 
-    def _lock_for(self, child: Child) -> int:
+    @contextlib.contextmanager
+    def _lock_for(self, child: Child) -> Iterator[int]:
         """Take the simulator's lock for it: it knows nothing of the service, but holds what it inherits."""
         if child.role != role.SIMULATOR:
-            return -1
+            yield -1
+            return
         fd = os.open(role.lock_path(self._config, child.role), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return fd
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            yield fd
+        finally:
+            os.close(fd)
 
     def _watch(self, child: Child, pid: int) -> bool:
         try:
@@ -142,27 +198,36 @@ class Children:
         return True
 
     def _died(self, child: Child) -> None:
-        loop = asyncio.get_running_loop()
-        loop.remove_reader(child.pidfd)
+        asyncio.get_running_loop().remove_reader(child.pidfd)
         os.close(child.pidfd)
         child.exit_code = child.process.wait() if child.process else None
-        pid, child.pid, child.pidfd, child.process = child.pid, None, -1, None
-        if self._ending:
+        pid, child.pid, child.pidfd, child.process, child.is_outdated = child.pid, None, -1, None, False
+        if child.is_ending:
             child.state = "stopped"
         else:
-            delay_s = child.restarts.died(time.monotonic() - child.started_s)
-            child.state = "restarting"
+            delay_s = self._start_later(child, time.monotonic() - child.started_s)
             how = _how(child.exit_code)
             log.error("%s (process %d) has ended%s, starting it again in %.1f s", child.role, pid, how, delay_s)
-            loop.call_later(delay_s, self._start, child)
-        self._on_change(child)
-        self._gone.set()
+        self._note(child)
+
+
+def _runs(pid: int, module: str) -> bool:
+    """Tell whether a process is what it should be: a lock file read at the wrong moment may name a stranger."""
+    try:
+        return module.encode() in Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except OSError:
+        return False
 
 
 def _how(exit_code: int | None) -> str:
     if exit_code is None:
         return ""
-    return f" by {signal.Signals(-exit_code).name}" if exit_code < 0 else f" with exit code {exit_code}"
+    if exit_code >= 0:
+        return f" with exit code {exit_code}"
+    try:
+        return f" by {signal.Signals(-exit_code).name}"
+    except ValueError:  # a real-time signal has no name
+        return f" by signal {-exit_code}"
 
 
 @contextlib.contextmanager

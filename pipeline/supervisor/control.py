@@ -1,8 +1,11 @@
-"""The control socket's requests: JSON-RPC 2.0 in, JSON-RPC 2.0 out. Pure; the supervisor owns the socket.
+"""The control socket's requests: JSON-RPC 2.0 in, JSON-RPC 2.0 out. No socket; the supervisor owns it.
+
+Every request is answered, so each has an id; batches are refused.
 
 Source of the shapes and error codes: the JSON-RPC 2.0 specification.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -11,11 +14,15 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.errors import MdsError
 
+log = logging.getLogger(__name__)
+
 PARSE_ERROR = -32700
 INVALID_REQUEST = -32600
 METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
 REFUSED = -32000  # understood, but the answer is no
+SHOWN_CHARS = 200  # of a request, in the error that it gets
 
 Method = Callable[[dict[str, Any]], Any]
 
@@ -28,7 +35,7 @@ class Request(BaseModel):
     jsonrpc: Literal["2.0"]
     method: str
     params: dict[str, Any] = {}
-    id: int | str | None = None
+    id: int | str
 
 
 def answer(data: bytes, methods: Mapping[str, Method]) -> bytes:
@@ -41,17 +48,21 @@ def answer(data: bytes, methods: Mapping[str, Method]) -> bytes:
         request = Request.model_validate(raw)
     except ValidationError as error:
         given = raw.get("id") if isinstance(raw, dict) else None
-        return _error(given if isinstance(given, (int, str)) else None, INVALID_REQUEST, _words(error))
+        return _error(given if type(given) in (int, str) else None, INVALID_REQUEST, _words(error))
     method = methods.get(request.method)
     if method is None:
-        return _error(request.id, METHOD_NOT_FOUND, f"no method {request.method!r}, known are {', '.join(methods)}")
+        name = repr(request.method[:SHOWN_CHARS])
+        return _error(request.id, METHOD_NOT_FOUND, f"no method {name}, known are {', '.join(methods)}")
     try:
-        result = method(request.params)
+        result = orjson.dumps({"jsonrpc": "2.0", "id": request.id, "result": method(request.params)})
     except ValidationError as error:
         return _error(request.id, INVALID_PARAMS, _words(error))
     except MdsError as error:
         return _error(request.id, REFUSED, str(error))
-    return orjson.dumps({"jsonrpc": "2.0", "id": request.id, "result": result})
+    except Exception:  # a fault of ours must not end the supervisor, nor leave the question open
+        log.exception("the request %r has failed", request.method)
+        return _error(request.id, INTERNAL_ERROR, f"{request.method} has failed, the log of `mds run` tells why")
+    return result
 
 
 def _error(request_id: int | str | None, code: int, message: str) -> bytes:
@@ -59,4 +70,5 @@ def _error(request_id: int | str | None, code: int, message: str) -> bytes:
 
 
 def _words(error: ValidationError) -> str:
-    return "; ".join(f"{'.'.join(map(str, e['loc'])) or 'request'}: {e['msg']}" for e in error.errors()[:5])
+    found = (f"{'.'.join(map(str, e['loc']))[:SHOWN_CHARS] or 'request'}: {e['msg']}" for e in error.errors()[:5])
+    return "; ".join(found)

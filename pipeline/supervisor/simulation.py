@@ -1,5 +1,6 @@
 """What `mds run --simulate` changes in the configuration: the simulator in Kite's place."""
 
+import contextlib
 import socket
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pydantic import SecretStr
 
 from pipeline import role
 from pipeline.config import MAX_INSTRUMENTS, Config
+from pipeline.errors import ConfigError
 
 PORT_FILE = "simulator.port"
 CREDENTIAL = "simulated"
@@ -17,7 +19,7 @@ PRIMARY_SHARE = 0.8  # of the simulator's instruments, where the configuration n
 def with_simulator(config: Config) -> Config:
     """Return the configuration with the simulator as Kite, and with its instruments where there is no universe."""
     host = config.simulator.host
-    port = config.simulator.port or _port(config)
+    port = _port(config)
     universe = {}
     if not config.universe.primary and not config.universe.secondary:
         tokens = _tokens(config.simulator.instruments)
@@ -28,14 +30,24 @@ def with_simulator(config: Config) -> Config:
 
 
 def _port(config: Config) -> int:
-    """Return the port of the simulator that a killed supervisor has left running, or a free one."""
+    """Return the port of the simulator that a killed supervisor has left running, or a free one.
+
+    Raises ConfigError where the simulator could not listen.
+    """
     role.prepare_run_dir(config)
+    host, port = config.simulator.host, config.simulator.port
     remembered = config.runtime.run_dir / PORT_FILE
-    if role.read_holder(role.lock_path(config, role.SIMULATOR)) is not None and remembered.exists():
-        return int(remembered.read_text())
-    with socket.socket() as probe:
-        probe.bind((config.simulator.host, 0))
-        port: int = probe.getsockname()[1]
+    if role.read_holder(role.lock_path(config, role.SIMULATOR)) is not None:
+        with contextlib.suppress(OSError, ValueError):
+            return port or int(remembered.read_text())
+    try:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the simulator will
+            probe.bind((host, port))
+            port = int(probe.getsockname()[1])
+    except OSError as error:
+        at = f"{host} port {port}" if port else host
+        raise ConfigError(f"simulator: cannot listen on {at}: {error.strerror}") from None
     remembered.write_text(str(port))
     return port
 

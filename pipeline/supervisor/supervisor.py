@@ -23,7 +23,8 @@ import zmq.asyncio
 
 from pipeline import __version__, role
 from pipeline.config import CONNECTIONS, Config
-from pipeline.errors import AlreadyRunningError, ConfigError
+from pipeline.epoch import epochs_held
+from pipeline.errors import AlreadyRunningError
 from pipeline.events import SUPERVISOR_ID
 from pipeline.files import SERVICE_LOCK, WRITER_LOCK
 from pipeline.outbox import Loss
@@ -38,9 +39,11 @@ from pipeline.wire import COMMANDS_SOCKET, CONTROL_SOCKET, STATUS_SOCKET
 log = logging.getLogger(__name__)
 children_log = logging.getLogger(role.RELAYED)
 
-WORKERS_END_S = 7.5  # a worker drains for at most worker.DRAIN_S and closes its socket before
+WORKER_MODULE, SIMULATOR_MODULE = "pipeline.worker", "pipeline.simulator"  # python -m ...
+WORKERS_END_S = 7.0  # a worker drains for at most worker.DRAIN_S and closes its socket before
 WRITER_END_S = 1.5
 OWN_EVENTS_S = 0.5
+LAST_WORDS_S = 0.5
 REFUSALS_SHOWN = 10
 BUSY_TICKS_PER_S = 4  # an instrument at busy times; about one otherwise
 
@@ -72,8 +75,8 @@ class Supervisor:
         role.prepare_run_dir(self._config)
         storage = self._config.storage
         for key, folder in (("storage.data_dir", storage.data_dir), ("storage.spool_dir", self._config.spool_dir)):
-            _check_folder(key, folder)
-        self._config.state_dir.mkdir(exist_ok=True)
+            role.make_folder(key, folder)
+        role.make_folder("storage.data_dir", self._config.state_dir)
         for path in (role.lock_path(self._config, role.SUPERVISOR), self._config.state_dir / SERVICE_LOCK):
             lock = role.Lock(path)
             lock.acquire(self._config.hash)
@@ -107,7 +110,9 @@ class Supervisor:
             asyncio.create_task(uplink.read_commits()),
             asyncio.create_task(self._stop.wait()),
         ]
+        renewing = asyncio.create_task(self._children.renew())
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        renewing.cancel()
         for task in done:
             task.result()  # a task that ended by itself has failed
         summary = await self._end()
@@ -121,6 +126,8 @@ class Supervisor:
 
     def _bind(self, context: zmq.asyncio.Context, kind: int, name: str) -> zmq.asyncio.Socket:
         bound: zmq.asyncio.Socket = context.socket(kind)
+        if kind == zmq.ROUTER:
+            bound.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a restarted worker takes its predecessor's name at once
         bound.bind(role.endpoint(self._config.runtime.run_dir, name))
         return bound
 
@@ -137,8 +144,12 @@ class Supervisor:
         if self._simulate:
             self._add_simulator()
         self._children.add(role.WRITER, "pipeline.writer")
-        for connection_id in CONNECTIONS[: config.kite.max_connections]:
-            self._children.add(role.worker_role(connection_id), "pipeline.worker", str(connection_id))
+        for connection_id in CONNECTIONS:
+            in_use = connection_id <= config.kite.max_connections
+            if in_use or epochs_held(config, connection_id):  # an unused one hands on what it has left, and idles
+                self._children.add(role.worker_role(connection_id), WORKER_MODULE, str(connection_id))
+        workers = dict.fromkeys(map(role.worker_role, CONNECTIONS), WORKER_MODULE)
+        self._children.end_unwanted(workers | {role.SIMULATOR: SIMULATOR_MODULE})
         counts = ", ".join(
             f"{len(self._subscriptions.of(c))} on connection {c}" for c in CONNECTIONS if self._subscriptions.of(c)
         )
@@ -154,24 +165,29 @@ class Supervisor:
 
     def _add_simulator(self) -> None:
         simulator = self._config.simulator
-        self._children.add(
-            role.SIMULATOR, "pipeline.simulator", "--host", simulator.host, "--port", str(simulator.port)
-        )
+        self._children.add(role.SIMULATOR, SIMULATOR_MODULE, "--host", simulator.host, "--port", str(simulator.port))
 
     async def _end(self) -> Summary:
         """End everything in order: workers hand on what they have, then the writer makes it durable."""
         log.info("ending: the connections close, then everything received is stored")
         names = [role.worker_role(c) for c in CONNECTIONS]
         await asyncio.gather(*(self._children.end(name, WORKERS_END_S) for name in names))
-        workers = [child for child in self._children.all.values() if child.role in names]
-        drained = all(child.exit_code in (0, None) for child in workers)
+        drained = not any(epochs_held(self._config, connection_id) for connection_id in CONNECTIONS)
         self._log_event("service_stopped", {"drained": drained})
-        await self._uplink.finish(OWN_EVENTS_S)
-        await self._children.end(role.WRITER, WRITER_END_S)
+        await self._uplink.finish(self._config.storage.commit_interval_ms / 1000 + OWN_EVENTS_S)
+        writer_ended = await self._children.end(role.WRITER, WRITER_END_S)
         await self._children.end(role.SIMULATOR, WRITER_END_S)
-        await asyncio.sleep(0)
+        if writer_ended:
+            await self._hear_last_words()
         received, stored, spooled = self._board.totals()
-        return Summary(received, stored, spooled, drained)
+        return Summary(received, stored, 0 if drained else spooled, drained)
+
+    async def _hear_last_words(self) -> None:
+        """Wait for the final counts of a writer that ended in order: they may arrive after it is gone."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(LAST_WORDS_S):
+                while not self._board.writer_ended:  # noqa: ASYNC110  once, for a moment, at the very end
+                    await asyncio.sleep(0.005)
 
     # What happens meanwhile.
 
@@ -191,8 +207,8 @@ class Supervisor:
                 children_log.info("%s", message["line"])
                 continue
             child = self._children.all.get(message["role"])
-            if child is None or message["pid"] != child.pid:
-                continue  # the last words of a process that has been replaced
+            if child is None or child.pid not in (None, message["pid"]):
+                continue  # the last words of a process that has been replaced; without a successor they count
             self._board.hear(message, time.monotonic())
             if message.get("version", self._version) != self._version:
                 await self._tell(message["connection_id"])
@@ -225,15 +241,6 @@ class Supervisor:
 
         parts = ("health", "connections", "instruments", "storage", "metrics", "processes")
         return {"status": status, "shutdown": shutdown, **{name: part(name) for name in parts}}
-
-
-def _check_folder(key: str, folder: Any) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(f"{key}: {folder}: {error.strerror}") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise ConfigError(f"{key}: {folder}: not writable by this user")
 
 
 def _no_ticks(epoch: int, frames: Sequence[Record]) -> bytes:

@@ -1,0 +1,308 @@
+"""What is known of the service: messages in, models out."""
+
+import time
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+from pipeline.config import Config
+from pipeline.status import Status
+from pipeline.supervisor.board import LAG_TICKS, RATE_S, ROLES_SHOWN, STALE_S, Board
+from pipeline.supervisor.children import Child
+from pipeline.supervisor.policy import Restarts
+from pipeline.supervisor.subscriptions import Subscriptions
+
+T0 = datetime.fromisoformat("2025-10-01T09:15:00+05:30")
+PIDS = {"writer": 10, "worker-1": 11, "worker-2": 12, "worker-3": 13}
+
+
+class Service:
+    """A board with its surroundings: children that run, and a time that a test moves."""
+
+    def __init__(self, primary: Iterable[int] = (1, 2), secondary: Iterable[int] = (3,)) -> None:
+        self.now_s = 100.0
+        self.children = {
+            name: Child(name, (), Restarts(is_writer=name == "writer"), "running", pid) for name, pid in PIDS.items()
+        }
+        self.subscriptions = Subscriptions(3)
+        self.subscriptions.add(primary, "quote")
+        self.subscriptions.add(secondary, "full")
+        self.board = Board(Config(), self.subscriptions, self.clock)
+
+    def clock(self) -> datetime:
+        return T0 + timedelta(seconds=self.now_s - 100.0)
+
+    def worker(self, connection_id: Any, **fields: Any) -> None:
+        message = {
+            "type": "status",
+            "role": f"worker-{connection_id}",
+            "pid": self.children[f"worker-{connection_id}"].pid,
+            "connection_id": connection_id,
+            "version": "v",
+            "state": "live" if connection_id < 3 else "idle",
+            "reason": "",
+            "epoch": 1,
+            "previous_epoch": None,
+            "previous_last_seq": None,
+            "wanted": 2,
+            "confirmed": 2,
+            "ticks_received": 0,
+            "ticks_pending": 0,
+            "spool_bytes": 0,
+            "ticks_refused": 0,
+            "rejects": 0,
+            "gap_open": False,
+            "last_tick_time": None,
+            "live_since": T0.isoformat(),
+        }
+        self.board.hear(message | fields, self.now_s)
+
+    def digest(self, connection_id: Any, *ticks: Any) -> None:
+        name = f"worker-{connection_id}"
+        message = {"type": "digest", "role": name, "pid": PIDS[name], "connection_id": connection_id, "ticks": ticks}
+        self.board.hear(message, self.now_s)
+
+    def writer(self, **fields: Any) -> None:
+        message = {
+            "type": "status",
+            "role": "writer",
+            "pid": self.children["writer"].pid,
+            "state": "recording",
+            "reason": "",
+            "ticks_stored": 0,
+            "bytes_written": 0,
+            "commits": 0,
+            "commit_ms": 1.5,
+            "syncing_since_s": None,
+            "syncs_failed": 0,
+            "batches_refused": 0,
+            "free_bytes": 1,
+        }
+        self.board.hear(message | fields, self.now_s)
+
+    def all_is_well(self, **fields: Any) -> None:
+        for connection_id in (1, 2, 3):
+            self.worker(connection_id, **fields)
+        self.writer()
+
+    def status(self) -> Status:
+        return self.board.status(self.children, 9, self.now_s)
+
+
+def test_before_anyone_has_spoken():
+    """A service that has just begun is starting, counts nothing, and says what is missing."""
+    status = Service().status()
+    assert [status.connections[c].state for c in "123"] == ["starting"] * 3
+    assert status.health.status == "down"
+    assert status.health.reasons == [
+        "connection 1 (primary) is starting: 2 instruments uncovered",
+        "connection 2 (secondary) is starting: 1 instruments uncovered",
+        "the writer is starting",
+    ]
+    assert status.storage.state == "starting"
+    assert status.metrics.total_ticks_received == 0
+    assert status.metrics.average_tick_rate == 0
+    assert not status.health.data_fresh
+    assert tuple(status.processes) == ROLES_SHOWN
+
+
+def test_all_is_well():
+    """With every connection live and the writer recording there is nothing to complain about."""
+    service = Service()
+    service.all_is_well(last_tick_time=T0.isoformat())
+    status = service.status()
+    assert status.health.status == "healthy"
+    assert status.health.reasons == []
+    assert status.health.active_connections == 2
+    assert status.health.total_subscribed_instruments == 3
+    assert status.health.kite_connected
+    assert status.health.data_fresh
+    first, second, third = (status.connections[c] for c in "123")
+    assert (first.role, first.mode, first.state, first.active) == ("primary", "quote", "live", True)
+    assert (second.role, second.mode) == ("secondary", "full")
+    assert (third.role, third.state, third.active) == ("tertiary", "standby", False)
+    assert (first.subscribed_instruments, first.capacity_remaining, first.pid) == (2, 2998, 11)
+    assert first.start_time == T0.isoformat()
+    assert third.start_time is None
+
+
+HISTORIES = {
+    "a worker has died": (
+        lambda s: setattr(s.children["worker-1"], "state", "restarting"),
+        "down",
+        [
+            "connection 1 (primary) is down, its process is not running: 2 instruments uncovered",
+            "worker-1 is restarting",
+        ],
+    ),
+    "a worker is new": (
+        lambda s: setattr(s.children["worker-1"], "pid", 99),
+        "down",
+        ["connection 1 (primary) is starting: 2 instruments uncovered"],
+    ),
+    "Kite refuses": (
+        lambda s: s.worker(2, state="unauthorised", reason="HTTP 403"),
+        "down",
+        ["connection 2 (secondary) is unauthorised, HTTP 403: 1 instruments uncovered"],
+    ),
+    "the spare has died": (
+        lambda s: setattr(s.children["worker-3"], "state", "restarting"),
+        "degraded",
+        ["worker-3 is restarting"],
+    ),
+    "the writer is paused": (
+        lambda s: s.writer(state="paused", reason="the disk is full"),
+        "down",
+        ["the writer is not storing: the disk is full"],
+    ),
+    "the writer has died": (
+        lambda s: setattr(s.children["writer"], "state", "restarting"),
+        "down",
+        ["the writer is stopped", "writer is restarting"],
+    ),
+    "the writer is new": (lambda s: setattr(s.children["writer"], "pid", 99), "down", ["the writer is starting"]),
+    "the writer is behind": (
+        lambda s: s.worker(1, ticks_pending=LAG_TICKS + 1),
+        "degraded",
+        [f"{LAG_TICKS + 1} ticks are received and not yet durable"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("what", "word", "reasons"), HISTORIES.values(), ids=HISTORIES.keys())
+def test_health_says_why(what, word, reasons):
+    """Each trouble is named in words, with the connection or process that has it."""
+    service = Service()
+    service.all_is_well()
+    what(service)
+    health = service.status().health
+    assert (health.status, health.reasons) == (word, reasons)
+
+
+def test_silence_is_noticed():
+    """A process that runs and says nothing is not taken at its last word."""
+    service = Service()
+    service.all_is_well()
+    service.now_s += STALE_S + 0.1
+    service.worker(2)
+    status = service.status()
+    assert not status.connections["1"].active
+    assert status.health.reasons == [
+        "connection 1 (primary) is down, its process does not answer: 2 instruments uncovered",
+        "the writer does not answer",
+    ]
+
+
+def test_an_empty_connection_is_no_trouble():
+    """Nothing subscribed, nothing uncovered."""
+    service = Service(primary=(), secondary=())
+    service.all_is_well(state="idle")
+    status = service.status()
+    assert status.health.status == "healthy"
+    assert not status.health.kite_connected
+    assert status.connections["1"].state == "idle"
+
+
+def test_fewer_connections_are_off():
+    """A connection without a process is off, and nobody waits for it."""
+    service = Service()
+    service.all_is_well()
+    del service.children["worker-3"]
+    status = service.status()
+    assert status.connections["3"].state == "off"
+    assert status.connections["3"].pid is None
+    assert status.processes["worker-3"].state == "off"
+    assert status.health.status == "healthy"
+
+
+def test_counts_go_on_over_new_epochs():
+    """Each start of a worker counts from zero; the service's count does not."""
+    service = Service()
+    for epoch, pid, counts in ((1, 11, (0, 40, 100)), (2, 21, (0, 5)), (3, 31, (7,))):
+        service.children["worker-1"].pid = pid
+        for count in counts:
+            service.worker(1, epoch=epoch, ticks_received=count)
+    assert service.status().connections["1"].tick_count == 112
+    assert service.status().connections["1"].epoch == 3
+    assert service.status().metrics.ticks_by_connection == {"1": 112, "2": 0, "3": 0}
+
+
+def test_a_new_epoch_tells_how_far_the_killed_one_had_come():
+    """Ticks that a worker spooled after its last words are counted too: its successor found them in the spool."""
+    service = Service()
+    service.worker(1, epoch=1, ticks_received=100)
+    service.worker(1, epoch=2, ticks_received=5, previous_epoch=1, previous_last_seq=130)
+    assert service.status().connections["1"].tick_count == 135
+
+
+def test_stored_ticks_go_on_over_new_writers():
+    """Each writer counts from zero; the service's count does not."""
+    service = Service()
+    service.writer(ticks_stored=10)
+    service.writer(ticks_stored=60)
+    service.children["writer"].pid = 20
+    service.writer(ticks_stored=0)
+    service.writer(ticks_stored=7)
+    service.worker(1, ticks_received=70, ticks_pending=3)
+    assert service.status().storage.ticks_stored == 67
+    assert service.status().metrics.total_ticks_stored == 67
+    assert service.board.totals() == (70, 67, 3)
+
+
+def test_rates():
+    """A rate is that of the last ten seconds, over restarts too, and zero when nobody speaks."""
+    service = Service()
+    service.worker(1, ticks_received=0)
+    assert service.status().connections["1"].tick_rate == 0.0
+    for second in range(1, 21):
+        service.now_s += 1
+        service.worker(1, ticks_received=1000 * second if second <= 10 else 10_000 + 500 * (second - 10))
+    assert service.status().connections["1"].tick_rate == 500.0
+    assert service.status().health.ticks_per_second == 500.0
+    service.now_s += 1
+    service.worker(1, epoch=2, ticks_received=500)
+    assert service.status().connections["1"].tick_rate == 500.0
+    service.now_s += RATE_S + 1
+    assert service.status().connections["1"].tick_rate == 0.0
+
+
+def test_instruments():
+    """Each subscribed instrument has its count, price and time, those that never ticked have none."""
+    service = Service()
+    service.digest(1, (1, 3, 100.5, "2025-10-01T09:15:01+05:30"), (2, 1, 7.0, "2025-10-01T09:15:01+05:30"))
+    service.digest(1, (1, 2, 101.5, "2025-10-01T09:15:02+05:30"))
+    found = {i.instrument_token: i for i in service.status().instruments}
+    assert list(found) == [1, 2, 3]
+    assert (found[1].tick_count, found[1].last_price, found[1].last_tick_time) == (
+        5,
+        101.5,
+        "2025-10-01T09:15:02+05:30",
+    )
+    assert (found[3].tick_count, found[3].last_price, found[3].last_tick_time) == (0, None, None)
+    assert (found[3].connection_id, found[3].mode) == (2, "full")
+
+
+def test_the_latest_tick_outlives_its_worker():
+    """A new epoch without a tick yet does not make the last tick's time unknown."""
+    service = Service()
+    service.worker(1, last_tick_time=T0.isoformat())
+    service.worker(1, epoch=2, last_tick_time=None)
+    assert service.status().connections["1"].last_tick_time == T0.isoformat()
+    assert service.status().health.data_fresh
+    service.now_s += 6
+    assert not service.status().health.data_fresh
+
+
+def test_a_full_universe_is_answered(record_property):
+    """6,000 instruments are one answer; how long it takes is on record, in milliseconds."""
+    service = Service(primary=range(1, 3001), secondary=range(3001, 6001))
+    service.all_is_well()
+    for connection_id, first in ((1, 1), (2, 3001)):
+        service.digest(connection_id, *((t, 1, 1.5, T0.isoformat()) for t in range(first, first + 3000)))
+    began_s = time.perf_counter()
+    answer = service.status().model_dump()
+    record_property("status_ms", round((time.perf_counter() - began_s) * 1000, 2))
+    assert len(answer["instruments"]) == 6000
+    assert answer["health"]["total_subscribed_instruments"] == 6000

@@ -1,0 +1,290 @@
+"""The settings: file, environment, and every way to get them wrong."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.config import CHILD_VARIABLE, MAX_INSTRUMENTS, Config, from_child, load
+from pipeline.errors import ConfigError
+
+DEADLINE_S = 20
+EVERYTHING = """
+[kite]
+ws_url = "wss://ws.kite.trade"
+api_url = "https://api.kite.trade"
+max_connections = 3
+[storage]
+data_dir = "market_data"
+timezone = "Asia/Kolkata"
+commit_interval_ms = 50
+[runtime]
+run_dir = "run"
+[universe]
+primary = [408065]
+secondary = [738561]
+[failover]
+[http]
+"""
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path, monkeypatch):
+    """An empty working folder, and an environment without settings."""
+    for variable in list(os.environ):
+        if variable.startswith(("MDS_", "KITE_")):
+            monkeypatch.delenv(variable)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_defaults():
+    """Without a file and variables everything has its documented value."""
+    config = load()
+    assert config == Config()
+    assert config.kite.ws_url == "wss://ws.kite.trade"
+    assert config.storage.timezone == "Asia/Kolkata"
+    assert config.storage.commit_interval_ms == 50
+    assert config.spool_dir == Path("market_data/spool")
+
+
+def test_every_documented_key_is_read(folder):
+    """The documented file is understood whole, and says what the defaults say, the universe aside."""
+    (folder / "mds.toml").write_text(EVERYTHING)
+    config = load()
+    assert config.universe.primary == (408065,)
+    assert config.universe.secondary == (738561,)
+    assert config.with_changes(universe={"primary": (), "secondary": ()}) == Config()
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "read"),
+    [
+        ("MDS_KITE__WS_URL", "ws://127.0.0.1:9", lambda c: c.kite.ws_url == "ws://127.0.0.1:9"),
+        ("MDS_KITE__API_URL", "http://127.0.0.1:9", lambda c: c.kite.api_url == "http://127.0.0.1:9"),
+        ("MDS_KITE__MAX_CONNECTIONS", "1", lambda c: c.kite.max_connections == 1),
+        ("MDS_STORAGE__DATA_DIR", "elsewhere", lambda c: c.storage.data_dir == Path("elsewhere")),
+        ("MDS_STORAGE__TIMEZONE", "UTC", lambda c: c.storage.timezone == "UTC"),
+        ("MDS_STORAGE__COMMIT_INTERVAL_MS", "0", lambda c: c.storage.commit_interval_ms == 0),
+        ("MDS_STORAGE__SPOOL_DIR", "/queue", lambda c: c.spool_dir == Path("/queue")),
+        ("MDS_STORAGE__RESERVE_MB", "1", lambda c: c.storage.reserve_mb == 1),
+        ("MDS_RUNTIME__RUN_DIR", "/somewhere", lambda c: c.runtime.run_dir == Path("/somewhere")),
+        ("MDS_UNIVERSE__PRIMARY", "[1, 2]", lambda c: c.universe.primary == (1, 2)),
+        ("MDS_UNIVERSE__SECONDARY", "[]", lambda c: c.universe.secondary == ()),
+        ("KITE_API_KEY", "k", lambda c: c.api_key.get_secret_value() == "k"),
+        ("KITE_ACCESS_TOKEN", "t", lambda c: c.access_token.get_secret_value() == "t"),
+    ],
+)
+def test_the_environment_wins_over_the_file(folder, monkeypatch, variable, value, read):
+    """Each setting can come from a variable, which leaves the file's other keys as they are."""
+    (folder / "mds.toml").write_text(EVERYTHING)
+    monkeypatch.setenv(variable, value)
+    config = load()
+    assert read(config)
+    assert config.universe.primary == (408065,) or variable == "MDS_UNIVERSE__PRIMARY"
+
+
+def test_which_file_is_read(folder, monkeypatch):
+    """The option wins over MDS_CONFIG, and that over mds.toml."""
+    for number, name in enumerate(("mds.toml", "variable.toml", "option.toml"), start=1):
+        (folder / name).write_text(f"[storage]\ncommit_interval_ms = {number}")
+    assert load().storage.commit_interval_ms == 1
+    monkeypatch.setenv("MDS_CONFIG", "variable.toml")
+    assert load().storage.commit_interval_ms == 2
+    assert load(Path("option.toml")).storage.commit_interval_ms == 3
+
+
+TOO_MANY = list(range(1, MAX_INSTRUMENTS + 2))
+
+WRONG_FILES = {
+    "unknown section": ("[nonsense]\n", r"mds\.toml: nonsense: unknown section, known are kite, storage"),
+    "key outside of sections": ("ws_url = 'ws://h'", r"mds\.toml: ws_url: unknown section"),
+    "section that is a value": ("kite = 3", r"mds\.toml: kite: is a section, written as \[kite\]"),
+    "section that is a list": ("[[kite]]\nws_url = 'ws://h'", r"mds\.toml: kite: is a section"),
+    "unknown key": ("[kite]\nws_ulr = 'ws://h'", r"mds\.toml: kite\.ws_ulr: unknown key"),
+    "text for a number": ("[storage]\ncommit_interval_ms = '50'", r"mds\.toml: storage\.commit_interval_ms: .*integer"),
+    "truth for a number": ("[kite]\nmax_connections = true", r"mds\.toml: kite\.max_connections: .*integer"),
+    "float for a number": ("[kite]\nmax_connections = 2.0", r"mds\.toml: kite\.max_connections: .*integer"),
+    "infinity": ("[kite]\nmax_connections = inf", r"mds\.toml: kite\.max_connections: "),
+    "number for text": ("[storage]\ntimezone = 5", r"mds\.toml: storage\.timezone: .*string"),
+    "number for a path": ("[runtime]\nrun_dir = 5", r"mds\.toml: runtime\.run_dir: "),
+    "too many connections": ("[kite]\nmax_connections = 4", r"mds\.toml: kite\.max_connections: .*\(it is 4\)"),
+    "no connections": ("[kite]\nmax_connections = 0", r"mds\.toml: kite\.max_connections: "),
+    "negative interval": ("[storage]\ncommit_interval_ms = -1", r"mds\.toml: storage\.commit_interval_ms: "),
+    "time zone": ("[storage]\ntimezone = 'Asia/Bombay2'", r"storage\.timezone: no time zone is called 'Asia/Bombay2'"),
+    "time zone that is a folder": ("[storage]\ntimezone = 'Asia'", r"storage\.timezone: no time zone is called"),
+    "time zone outside": ("[storage]\ntimezone = '../../etc/passwd'", r"storage\.timezone: no time zone is called"),
+    "empty time zone": ("[storage]\ntimezone = ''", r"storage\.timezone: no time zone is called"),
+    "scheme": ("[kite]\nws_url = 'https://h'", r"kite\.ws_url: must be a ws or wss URL with a host"),
+    "no host": ("[kite]\napi_url = 'https://'", r"kite\.api_url: must be a http or https URL with a host"),
+    "port": ("[kite]\nws_url = 'ws://h:99999'", r"kite\.ws_url: must be a ws or wss URL"),
+    "no URL": ("[kite]\nws_url = ''", r"kite\.ws_url: must be a ws or wss URL"),
+    "one token": ("[universe]\nprimary = 408065", r"mds\.toml: universe\.primary: "),
+    "token 0": ("[universe]\nprimary = [1, 0]", r"mds\.toml: universe\.primary\.1: .*greater than 0"),
+    "token below 0": ("[universe]\nprimary = [-5]", r"mds\.toml: universe\.primary\.0: "),
+    "token 2**32": (f"[universe]\nsecondary = [{2**32}]", r"mds\.toml: universe\.secondary\.0: .*less than 4294967296"),
+    "huge token": (f"[universe]\nsecondary = [{2**70}]", r"mds\.toml: universe\.secondary\.0: "),
+    "token as text": ("[universe]\nprimary = ['408065']", r"mds\.toml: universe\.primary\.0: .*integer"),
+    "token as float": ("[universe]\nprimary = [408065.0]", r"mds\.toml: universe\.primary\.0: .*integer"),
+    "token as truth": ("[universe]\nprimary = [true]", r"mds\.toml: universe\.primary\.0: .*integer"),
+    "too many tokens": (f"[universe]\nprimary = {TOO_MANY}", r"universe\.primary: 3001 instruments, .* holds 3000"),
+    "secret at the top": ("api_key = 's3cret'", r"mds\.toml: api_key: secrets are not read from this file"),
+    "secret by its variable": ("KITE_ACCESS_TOKEN = 's3cret'", r"KITE_ACCESS_TOKEN: secrets are not read from this"),
+    "secret in a section": ("[kite]\naccess_token = 's3cret'", r"kite\.access_token: .*secrets are not read"),
+    "not TOML": ("[kite\n", r"mds\.toml: not valid TOML: .*line 1"),
+    "not text": (b"\xff\xfe\x00", r"mds\.toml: not valid TOML: "),
+    "key twice": ("[kite]\n[kite]\n", r"mds\.toml: not valid TOML: "),
+}
+
+
+@pytest.mark.parametrize(("content", "line"), WRONG_FILES.values(), ids=WRONG_FILES.keys())
+def test_what_is_wrong_in_the_file(folder, content, line):
+    """One line names the file and the key, and says what is wrong; no secret is repeated."""
+    (folder / "mds.toml").write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ConfigError, match=line) as caught:
+        load()
+    assert "\n" not in str(caught.value)
+    assert "s3cret" not in str(caught.value)
+    assert len(str(caught.value)) < 300
+
+
+WRONG_VARIABLES = {
+    "unknown section": ("MDS_NONSENSE__KEY", "1", r"^MDS_NONSENSE__KEY: unknown variable"),
+    "unknown key": ("MDS_KITE__NONSENSE", "1", r"^MDS_KITE__NONSENSE: kite\.nonsense: unknown key"),
+    "no key": ("MDS_KITE", "{}", r"^MDS_KITE: unknown variable, they are called MDS_<SECTION>__<KEY>"),
+    "small letters": ("mds_kite__ws_url", "ws://h", r"^mds_kite__ws_url: unknown variable"),
+    "wrong type": ("MDS_KITE__MAX_CONNECTIONS", "many", r"^MDS_KITE__MAX_CONNECTIONS: kite\.max_connections: "),
+    "empty": ("MDS_KITE__MAX_CONNECTIONS", "", r"^MDS_KITE__MAX_CONNECTIONS: kite\.max_connections: "),
+    "time zone": ("MDS_STORAGE__TIMEZONE", "Mars", r"^MDS_STORAGE__TIMEZONE: storage\.timezone: "),
+    "list that is none": ("MDS_UNIVERSE__PRIMARY", "1,2", r"universe.*MDS_UNIVERSE__PRIMARY=\[408065\]"),
+    "token": ("MDS_UNIVERSE__PRIMARY", "[0]", r"^MDS_UNIVERSE__PRIMARY: universe\.primary\.0: "),
+    "file that is not there": (
+        "MDS_CONFIG",
+        "none.toml",
+        r"^none\.toml: no such file; MDS_CONFIG or --config names it",
+    ),
+    "file that is a folder": ("MDS_CONFIG", ".", r"^\.: Is a directory"),
+}
+
+
+@pytest.mark.parametrize(("variable", "value", "line"), WRONG_VARIABLES.values(), ids=WRONG_VARIABLES.keys())
+def test_what_is_wrong_in_the_environment(monkeypatch, variable, value, line):
+    """One line names the variable and says what is wrong with it."""
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=line) as caught:
+        load()
+    assert "\n" not in str(caught.value)
+
+
+def test_each_wrong_key_has_its_line(folder):
+    """Two mistakes are told at once, a line each."""
+    (folder / "mds.toml").write_text("[kite]\nws_ulr = 1\nmax_connections = 7\n")
+    with pytest.raises(ConfigError) as caught:
+        load()
+    assert [line.split(": ")[1] for line in str(caught.value).splitlines()] == ["kite.max_connections", "kite.ws_ulr"]
+
+
+@pytest.mark.parametrize("given", ["KITE_API_KEY", "KITE_ACCESS_TOKEN"])
+def test_missing_credentials(monkeypatch, given):
+    """The one that is missing is named, and the way to do without; only commands that need them ask."""
+    monkeypatch.setenv(given, "value")
+    missing = ({"KITE_API_KEY", "KITE_ACCESS_TOKEN"} - {given}).pop()
+    with pytest.raises(ConfigError, match=rf"^{missing} is not set: .* mds run --simulate$"):
+        load(need_credentials=True)
+    monkeypatch.setenv(missing, "")
+    with pytest.raises(ConfigError, match=f"^{missing} is not set"):
+        load(need_credentials=True)
+    load()
+
+
+def test_repeated_tokens_are_one_instrument(folder):
+    """Repeats do not count against the limit: the list is taken, and the instrument subscribed once."""
+    tokens = list(range(1, MAX_INSTRUMENTS + 1))
+    (folder / "mds.toml").write_text(f"[universe]\nprimary = {[*tokens, *tokens]}")
+    assert len(set(load().universe.primary)) == MAX_INSTRUMENTS
+
+
+def test_a_child_gets_the_same_configuration(folder, monkeypatch):
+    """What goes to a child comes back equal, secrets included, and these are not in the JSON."""
+    monkeypatch.setenv("KITE_API_KEY", "the_k3y")
+    monkeypatch.setenv("KITE_ACCESS_TOKEN", "the_t0ken")
+    (folder / "mds.toml").write_text(EVERYTHING)
+    config = load().resolved()
+    environment = config.to_child()
+    assert from_child(environment) == config
+    assert from_child(environment).hash == config.hash
+    assert from_child(environment).secrets == ("the_k3y", "the_t0ken")
+    assert "the_k3y" not in environment[CHILD_VARIABLE]
+    assert "the_t0ken" not in environment[CHILD_VARIABLE]
+    for shown in (repr(config), str(config), config.model_dump_json()):
+        assert "the_k3y" not in shown
+        assert "the_t0ken" not in shown
+
+
+def test_a_child_without_a_supervisor():
+    """Starting a role by hand says who starts it."""
+    with pytest.raises(ConfigError, match="started by `mds run`, not by hand"):
+        from_child({})
+
+
+def test_resolved_paths_are_absolute(folder):
+    """A process with another working folder finds the same files."""
+    config = load().resolved()
+    assert config.storage.data_dir == folder / "market_data"
+    assert config.spool_dir == folder / "market_data" / "spool"
+    assert config.state_dir.parent == folder / "market_data"
+    assert config.runtime.run_dir == folder / "run"
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("MDS_KITE__WS_URL", "ws://h"),
+        ("MDS_KITE__MAX_CONNECTIONS", "2"),
+        ("MDS_STORAGE__TIMEZONE", "UTC"),
+        ("MDS_STORAGE__DATA_DIR", "d"),
+        ("MDS_RUNTIME__RUN_DIR", "r"),
+        ("MDS_UNIVERSE__SECONDARY", "[5]"),
+        ("MDS_SIMULATOR__SEED", "5"),
+        ("KITE_API_KEY", "k"),
+        ("KITE_ACCESS_TOKEN", "t"),
+    ],
+)
+def test_the_hash_tells_every_change(monkeypatch, variable, value):
+    """Any setting and any secret changes the hash, reading it again does not; it shows nothing of a secret."""
+    before = load().hash
+    assert load().hash == before
+    monkeypatch.setenv(variable, value)
+    assert load().hash != before
+    assert re.fullmatch("[0-9a-f]{16}", load().hash)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "content", "variables", "line"),
+    [
+        ([], None, {}, "KITE_API_KEY is not set"),
+        ([], None, {"KITE_API_KEY": "k"}, "KITE_ACCESS_TOKEN is not set"),
+        ([], "[nonsense]", {"KITE_API_KEY": "k", "KITE_ACCESS_TOKEN": "t"}, "mds.toml: nonsense: unknown section"),
+        (["--simulate"], "[universe]\nprimary = [0]", {}, "universe.primary.0: "),
+        (["--simulate"], None, {"MDS_KITE__NONSENSE": "1"}, "MDS_KITE__NONSENSE: kite.nonsense: unknown key"),
+        (["--simulate"], "[kite", {}, "mds.toml: not valid TOML"),
+        (["--simulate"], None, {"MDS_CONFIG": "none.toml"}, "none.toml: no such file"),
+    ],
+)
+def test_nothing_is_started_or_made(folder, arguments, content, variables, line):
+    """`mds run` with a wrong configuration prints one line, exits with 2, and leaves the folder as it was."""
+    if content:
+        (folder / "mds.toml").write_text(content)
+    before = sorted(folder.rglob("*"))
+    command = [sys.executable, "-m", "pipeline", "run", *arguments, "--duration", "1"]
+    environment = os.environ | variables | {"PYTHONPATH": str(Path(__file__).parent.parent)}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+    assert done.returncode == 2
+    assert done.stdout == ""
+    assert done.stderr.startswith("mds: ")
+    assert line in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert sorted(folder.rglob("*")) == before

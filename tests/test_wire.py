@@ -1,0 +1,120 @@
+"""Tests for the messages between the processes: what is encoded comes back, and nothing else passes for a message."""
+
+from datetime import date
+
+import orjson
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from pipeline.wire import Commit, Header, Mark, StreamId, WireError, decode_commit, decode_header, encode_commit
+from pipeline.wire import encode_header as encode
+
+U32 = st.integers(0, 2**32 - 1)
+U64 = st.integers(0, 2**64 - 1)
+MARKS = st.builds(Mark, U64, U64)
+HEADERS = st.builds(Header, st.integers(0, 255), st.dates(), U64, U64, MARKS, MARKS, U32, U32)
+STREAMS = st.builds(StreamId, st.integers(0, 3), U64)
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=7) | st.dictionaries(st.text(max_size=5), inner, max_size=5),
+    max_leaves=12,
+)
+A_HEADER = Header(1, date(2025, 10, 1), 5, 4, Mark(9, 1), Mark(10, 2), 3, 0)
+
+
+@st.composite
+def commits(draw):
+    """Return a commit whose durable streams are among the accepted ones, as the journal's always are."""
+    accepted = draw(st.dictionaries(STREAMS, MARKS, max_size=6))
+    durable = {stream: draw(MARKS) for stream in accepted}
+    retired = draw(st.dictionaries(st.integers(0, 3), U64, max_size=4))
+    return Commit(draw(st.text(max_size=20)), draw(st.booleans()), durable, accepted, retired)
+
+
+@given(HEADERS)
+def test_a_header_comes_back(header):
+    """All fields survive, over the whole range of each."""
+    assert decode_header(encode(header)) == header
+
+
+def test_a_header_names_its_stream_and_its_last_numbers():
+    """`last` counts the lines from `first` on; without lines of a kind it is one below."""
+    assert A_HEADER.stream == StreamId(1, 5)
+    assert A_HEADER.last == Mark(12, 1)
+
+
+@given(
+    st.binary(max_size=80)
+    | st.binary(min_size=64, max_size=64)
+    | st.binary(min_size=63, max_size=63).map(b"\1".__add__)
+)
+@example(b"")
+@example(encode(A_HEADER)[:-1])
+@example(encode(A_HEADER) + b"\0")
+@example(b"\2" + encode(A_HEADER)[1:])
+def test_what_is_no_header_is_refused_as_such(data):
+    """Bytes either are a header, which encodes to the same bytes but for the padding, or raise WireError."""
+    try:
+        header = decode_header(data)
+    except WireError:
+        return
+    assert encode(header)[4:] == data[4:]
+
+
+@pytest.mark.parametrize("day", [0, 3_652_060, 2**32 - 1])
+def test_a_day_outside_the_calendar_is_refused(day):
+    """Ordinals that `date` does not have are no header."""
+    data = bytearray(encode(A_HEADER))
+    data[4:8] = day.to_bytes(4, "little")
+    with pytest.raises(WireError):
+        decode_header(bytes(data))
+
+
+@given(commits())
+def test_a_commit_comes_back(commit):
+    """All fields survive."""
+    assert decode_commit(encode_commit(commit)) == commit
+
+
+def test_a_stream_that_is_not_durable_yet_has_nothing_durable():
+    """What was accepted and never synced is listed with the mark 0."""
+    stream = StreamId(2, 7)
+    assert decode_commit(encode_commit(Commit("b", accepted={stream: Mark(3, 1)}))).durable == {stream: Mark()}
+
+
+@given(st.binary(max_size=60) | JSON.map(orjson.dumps))
+def test_what_is_no_commit_is_refused_as_such(data):
+    """Neither bytes nor JSON of another shape raise anything but WireError."""
+    with pytest.raises(WireError):
+        decode_commit(data)
+
+
+WHOLE = {"boot": "b", "taking": True, "retired": {"1": 5}, "streams": [[1, 6, 1, 2, 3, 4]]}
+
+
+@given(st.sampled_from(sorted(WHOLE)), JSON)
+@example("streams", [["1", 6, 1, 2, 3, 4]])
+@example("streams", [[1, 6, 1, 2, 3, None]])
+@example("streams", [[1, 6, 1, 2, 3, -1]])
+@example("streams", [[1, 6, 1, 2, 3]])
+@example("streams", [[[], 6, 1, 2, 3, 4]])
+@example("streams", ["123456"])
+@example("streams", [[True, 6, 1, 2, 3, 4]])
+@example("retired", {"1": "5"})
+@example("retired", {"one": 5})
+@example("boot", 5)
+@example("taking", 1)
+def test_a_commit_with_one_strange_field_is_refused_or_means_what_it_says(key, value):
+    """A field of another type never comes through: what is decoded encodes to the same again."""
+    try:
+        commit = decode_commit(orjson.dumps(WHOLE | {key: value}))
+    except WireError:
+        return
+    assert decode_commit(encode_commit(commit)) == commit
+    assert isinstance(commit.boot, str)
+    assert isinstance(commit.taking, bool)
+    numbers = [n for item in commit.accepted.items() for part in item for n in part]
+    numbers += [n for mark in commit.durable.values() for n in mark]
+    numbers += [n for item in commit.retired.items() for n in item]
+    assert all(type(n) is int and n >= 0 for n in numbers)
