@@ -5,7 +5,9 @@ a spool that is gone must not look like a first start. The file names the open e
 last numbers once it has ended cleanly and its spool is removed.
 """
 
+import errno
 import fcntl
+import logging
 import os
 import shutil
 from dataclasses import dataclass
@@ -19,8 +21,10 @@ from pipeline.days import NS_PER_MS
 from pipeline.durable import replace_durably
 from pipeline.errors import AlreadyRunningError, EpochError
 from pipeline.files import DATA_FILE
-from pipeline.spool import Spool
+from pipeline.spool import Spool, drop_ballast
 from pipeline.wire import Mark
+
+log = logging.getLogger(__name__)
 
 HEAD_BYTES = 2**20  # of a data file: in it each connection that recorded on that day is named
 
@@ -71,6 +75,8 @@ def open_epoch(config: Config, connection_id: int, now_ns: int) -> Opening:
     try:
         return _open_epoch(config, connection_id, now_ns)
     except OSError as error:
+        if error.errno == errno.ENOSPC and _made_room(config, connection_id):
+            return open_epoch(config, connection_id, now_ns)
         where = error.filename or config.spool_dir
         raise EpochError(f"cannot begin a spool: {where}: {error.strerror}") from error
 
@@ -90,7 +96,7 @@ def _open_epoch(config: Config, connection_id: int, now_ns: int) -> Opening:
     folder = root / str(epoch)
     try:
         spool = Spool.create(folder, config.storage.spool_max_mb * 2**20, silent_since_ns)
-        _write(config.state_dir, connection_id, {"epoch": epoch, "clean": False})
+        _remember(config.state_dir, connection_id, {"epoch": epoch, "clean": False})
     except OSError:
         shutil.rmtree(folder, ignore_errors=True)  # nothing is in it yet
         raise
@@ -106,11 +112,21 @@ def close_epoch(config: Config, connection_id: int, epoch: int, spool: Spool) ->
         "event_seq": spool.last.event_seq,
         "last_recv_ns": spool.last_recv_ns,
     }
-    _write(config.state_dir, connection_id, remembered)
+    if not _remember(config.state_dir, connection_id, remembered):
+        spool.close()  # it tells the next epoch what could not be remembered
+        return
     spool.remove()
     for folder in (spool.folder.parent, spool.folder.parent.parent):
         if folder != config.spool_dir and not any(folder.iterdir()):
             folder.rmdir()
+
+
+def _made_room(config: Config, connection_id: int) -> bool:
+    """Give up the ballast of older epochs: without a new epoch nobody would hand them on, and it would stay full."""
+    given_up = False
+    for epoch in epochs_held(config, connection_id):
+        given_up |= drop_ballast(config.spool_dir / str(connection_id) / str(epoch))
+    return given_up
 
 
 def _predecessor(
@@ -174,5 +190,13 @@ def _read(state_dir: Path, connection_id: int) -> dict[str, int] | None:
     return remembered if complete and "clean" in remembered else None
 
 
-def _write(state_dir: Path, connection_id: int, remembered: dict[str, int | bool]) -> None:
-    replace_durably(_path(state_dir, connection_id), orjson.dumps(remembered))
+def _remember(state_dir: Path, connection_id: int, remembered: dict[str, int | bool]) -> bool:
+    """Write down what the next epoch should know. False without room: the spool tells as much, while it is there."""
+    try:
+        replace_durably(_path(state_dir, connection_id), orjson.dumps(remembered))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        log.warning("%s: %s; a spool that is lost would not be noticed", state_dir, error.strerror)
+        return False
+    return True

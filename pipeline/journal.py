@@ -13,35 +13,27 @@ import contextlib
 import errno
 import logging
 import os
-import re
 import threading
-import zlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import date
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-import orjson
-
+from pipeline.checkpoint import Checkpoint, read_checkpoint
 from pipeline.days import Calendar
 from pipeline.durable import replace_durably, sync_folder
-from pipeline.events import SUPERVISOR, SUPERVISOR_ID, WRITER, encode_event
+from pipeline.events import WRITER, encode_event
 from pipeline.files import DATA_FILE, event_file_name, tick_file_name
+from pipeline.recovery import Recovery
 from pipeline.wire import Header, Mark, StreamId
 
 log = logging.getLogger(__name__)
 
 CHECKPOINT = "checkpoint.json"
-SCAN_BYTES = 4 * 2**20
 OPEN_FILES = 8  # today's two, yesterday's two around midnight, and what old spools bring
-OWN_BEGINNINGS = (b"{", b"\0")  # of a torn line: file systems fill with zeros what a power loss kept from them
 KEPT_DAYS = 3  # days whose files the checkpoint goes on naming when they are closed
-
-_TICK_END = re.compile(rb'"connection_id":([123]),"epoch":(\d{1,19}),"seq":(\d{1,19})\}\n')
-_EVENT_END = re.compile(rb'"source":"(worker-[123]|supervisor)","epoch":(\d{1,19}),"event_seq":(\d{1,19})\}\n')
-_WRITER_END = re.compile(rb'"source":"writer","epoch":\d{1,19},"event_seq":\d{1,19}\}\n')
 
 
 class Verdict(Enum):
@@ -87,34 +79,6 @@ class Commit:
                 log.warning("the checkpoint could not be written: %s", error.strerror)
 
 
-@dataclass
-class _Checkpoint:
-    files: dict[str, int] = field(default_factory=dict)
-    marks: dict[StreamId, Mark] = field(default_factory=dict)
-    retired: dict[int, int] = field(default_factory=dict)
-
-    def encode(self) -> bytes:
-        body = orjson.dumps(
-            {
-                "files": self.files,
-                "streams": [(*stream, *mark) for stream, mark in self.marks.items()],
-                "retired": [list(item) for item in self.retired.items()],
-            }
-        )
-        return orjson.dumps({"version": 1, "crc32": zlib.crc32(body), "body": body.decode()})
-
-    @classmethod
-    def decode(cls, data: bytes) -> "_Checkpoint":
-        """Raises ValueError, KeyError or TypeError on what `encode` has not made."""
-        outer = orjson.loads(data)
-        body = outer["body"].encode()
-        if outer["version"] != 1 or zlib.crc32(body) != outer["crc32"]:
-            raise ValueError("wrong version or checksum")
-        inner = orjson.loads(body)
-        marks = {StreamId(c, e): Mark(seq, event_seq) for c, e, seq, event_seq in inner["streams"]}
-        return cls(inner["files"], marks, dict(inner["retired"]))
-
-
 class Journal:
     """The data and event files of one data folder, see above. The caller holds the folder's lock."""
 
@@ -146,18 +110,20 @@ class Journal:
 
         Raises DiskFullError, after which it can be called again, or OSError.
         """
-        checkpoint = self._read_checkpoint()
+        checkpoint = read_checkpoint(self._state_dir / CHECKPOINT)
         if checkpoint is None:
             names = [path.name for path in sorted(self._data_dir.iterdir()) if DATA_FILE.fullmatch(path.name)]
-            checkpoint = _Checkpoint(dict.fromkeys(names, 0))
+            checkpoint = Checkpoint(dict.fromkeys(names, 0))
             if names:
                 log.warning("no checkpoint, reading all %d files to find where every stream stands", len(names))
-        self.high = dict(checkpoint.marks)
-        self.retired = dict(checkpoint.retired)
+        recovery = Recovery(self._state_dir, checkpoint.marks, checkpoint.retired)
         try:
-            findings = [found for name, size in checkpoint.files.items() for found in self._recover_file(name, size)]
-            self.durable = dict(self.high)
-            for event, fields in findings:
+            for name, size in checkpoint.files.items():
+                recovery.read(self._data_dir / name, size)
+            self.retired = dict(checkpoint.retired)
+            self.high, self.durable = dict(recovery.marks), dict(recovery.marks)
+            self._settled = recovery.settled
+            for event, fields in recovery.findings:
                 self.log_event(event, fields)
             self.checkpoint()
         except OSError as error:
@@ -251,7 +217,7 @@ class Journal:
         days = sorted({_day_in(name) for name in (*self._settled, *self._files)})[-KEPT_DAYS:]
         self._settled = {name: size for name, size in self._settled.items() if _day_in(name) in days}
         files = self._settled | {name: file.durable for name, file in self._files.items()}
-        data = _Checkpoint(files, self.durable, self.retired).encode()
+        data = Checkpoint(files, self.durable, self.retired).encode()
         self._checkpoints += 1
         number = self._checkpoints
 
@@ -336,99 +302,6 @@ class Journal:
                 os.close(file.fd)
                 self._settled[name] = file.size
                 del self._files[name]
-
-    def _read_checkpoint(self) -> _Checkpoint | None:
-        path = self._state_dir / CHECKPOINT
-        try:
-            return _Checkpoint.decode(path.read_bytes())
-        except FileNotFoundError:
-            return None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            kept = path.with_suffix(".damaged")
-            path.replace(kept)
-            log.error("%s is damaged (%s), kept as %s", path, error, kept.name)
-            return None
-
-    def _recover_file(self, name: str, settled: int) -> list[tuple[str, dict[str, Any]]]:
-        """Read a file from `settled` on, take in its numbers, cut a torn end; return what the event log should know."""
-        path = self._data_dir / name
-        findings: list[tuple[str, dict[str, Any]]] = []
-        try:
-            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-        except FileNotFoundError:
-            if settled:
-                log.error("%s: gone, it had %d bytes of stored ticks or events", path, settled)
-                findings.append(("file_missing", {"file": name, "bytes": settled}))
-            return findings
-        try:
-            size = os.fstat(fd).st_size
-            if size < settled:
-                log.error("%s: %d bytes were stored, only %d are there: somebody has cut it", path, settled, size)
-                findings.append(("file_shortened", {"file": name, "bytes": size, "bytes_stored": settled}))
-                settled = size
-            end, foreign = self._scan(fd, settled, is_ticks=name.startswith("market_data_"))
-            if foreign:
-                log.warning("%s: %d lines are not the recorder's own, they are left as they are", path, foreign)
-                findings.append(("foreign_lines", {"file": name, "lines": foreign}))
-            if end < size:
-                findings.append(self._mend_end(fd, path, end, size))
-            os.fdatasync(
-                fd
-            )  # what a killed writer wrote may be in the page cache only, and is about to be acknowledged
-            self._settled[name] = os.fstat(fd).st_size
-        finally:
-            os.close(fd)
-        return findings
-
-    def _scan(self, fd: int, start: int, *, is_ticks: bool) -> tuple[int, int]:
-        """Take in the numbers of all whole lines from `start` on; return where the last ends, and the foreign ones."""
-        offset, foreign, rest = start, 0, b""
-        while data := os.pread(fd, SCAN_BYTES, offset):
-            offset += len(data)
-            lines, newline, rest = (rest + data).rpartition(b"\n")
-            foreign += self._take_in(lines + newline, is_ticks=is_ticks)
-        return offset - len(rest), foreign
-
-    def _take_in(self, lines: bytes, *, is_ticks: bool) -> int:
-        """Raise `high` to the numbers in `lines`; return how many lines have none."""
-        own = 0
-        for found in (_TICK_END if is_ticks else _EVENT_END).finditer(lines):
-            own += 1
-            who, epoch, seq = found.groups()
-            if is_ticks:
-                stream, reached = StreamId(int(who), int(epoch)), Mark(int(seq), 0)
-            else:
-                connection_id = SUPERVISOR_ID if who == SUPERVISOR.encode() else int(who[-1:])
-                stream, reached = StreamId(connection_id, int(epoch)), Mark(0, int(seq))
-            if not self._is_retired(stream):
-                mark = self.high.get(stream, Mark())
-                self.high[stream] = Mark(max(mark.seq, reached.seq), max(mark.event_seq, reached.event_seq))
-        if not is_ticks:
-            own += len(_WRITER_END.findall(lines))
-        return lines.count(b"\n") - own
-
-    def _mend_end(self, fd: int, path: Path, end: int, size: int) -> tuple[str, dict[str, Any]]:
-        """Deal with a last line that has no newline: complete it if it is whole, else cut it and keep what was cut.
-
-        What does not begin like a line of ours is somebody else's, and left as it is.
-        """
-        tail = os.pread(fd, size - end, end)
-        if tail[:1] not in OWN_BEGINNINGS:
-            log.warning("%s: its last line is not the recorder's own, it is left as it is", path)
-            return "foreign_lines", {"file": path.name, "lines": 1}
-        try:
-            orjson.loads(tail)
-        except ValueError:
-            kept = self._state_dir / f"{path.name}-{end}.cut"
-            with contextlib.suppress(OSError):  # a full disk: the cut makes room, and a worker sends it again
-                kept.write_bytes(tail)
-            os.ftruncate(fd, end)
-            log.warning("%s: torn at byte %d, %d bytes cut and kept in %s", path, end, size - end, kept)
-            return "torn_end", {"file": path.name, "offset": end, "bytes": size - end, "kept_in": kept.name}
-        os.write(fd, b"\n")
-        self._take_in(tail + b"\n", is_ticks=path.name.startswith("market_data_"))
-        log.warning("%s: the newline of its last line was missing, it is there now", path)
-        return "torn_end", {"file": path.name, "offset": size, "bytes": 0}
 
 
 def _day_in(name: str) -> str:

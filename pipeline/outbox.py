@@ -16,7 +16,8 @@ from typing import NamedTuple, TypeAlias
 
 from pipeline.days import Calendar
 from pipeline.epoch import Opening
-from pipeline.spool import Incoming, Kind, Record, Spool
+from pipeline.records import Kind, Record
+from pipeline.spool import Incoming, Spool
 from pipeline.wire import Commit, Header, Mark, StreamId, encode_header
 
 log = logging.getLogger(__name__)

@@ -2,75 +2,44 @@
 
     <spool_dir>/<connection_id>/<epoch>/<segment>.spool      segments 00000001, 00000002, ...
 
-A segment is a row of records; all integers little-endian:
-
-     0  4s   "MDR1"
-     4  u32  crc32 of all that follows
-     8  u32  length of the payload
-    12  u8   kind: frame, event, segment, idle, wanted
-    16  u32  numbered: ticks accepted from the frame, 1 for an event
-    20  u64  first_seq: of these ticks; of an event its event_seq
-    28  u64  recv_ns
-    36       payload: the raw frame, or the event's JSON line
-
-Its first record is of kind segment and repeats where the stream stood when the segment was begun, so that neither the
-numbering nor the time of the last frame is lost when older segments are removed. A record is written with one
-`write`; the page cache keeps it when the process is killed. A segment is removed when all of it is durable in the
-data files. The owner is one process; nothing here is thread-safe.
+A segment is a row of `records`. The first is of kind segment and repeats where the stream stood when the segment was
+begun, so that neither the numbering nor the time of the last frame is lost when older segments are removed. A record is
+written with one `write`; the page cache keeps it when the process is killed. A segment is removed when all of it is
+durable in the data files. The owner is one process; nothing here is thread-safe.
 """
 
+import contextlib
 import errno
 import logging
 import os
 import shutil
-import struct
-import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from enum import IntEnum
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline.errors import SpoolFullError
+from pipeline.records import (
+    HEADER_BYTES,
+    SEGMENT_RECORD_BYTES,
+    Damage,
+    Kind,
+    Record,
+    encode_record,
+    encode_segment,
+    parse,
+    record_at,
+    state_in,
+)
 from pipeline.wire import Mark
 
 log = logging.getLogger(__name__)
 
-MAGIC = b"MDR1"
 SEGMENT_BYTES = 16 * 2**20  # removed whole: small enough to follow the commits, large enough to be rare
+BALLAST_BYTES = 2**16  # set aside on disk: given up where there is no room left to begin the next epoch
 SEGMENTS_WITHIN_LIMIT = 8  # a small limit gets small segments, or one old segment would fill it
+BALLAST = "ballast"
 EVENT_RESERVE_BYTES = 2**20  # above the limit: what says that frames were refused must find room
-
-_RECORD = struct.Struct("<4sIIB3xIQQ")
-_STATE = struct.Struct("<Q")  # payload of a segment record: event_seq; its seq and recv_ns are in the header
-_CRC_FROM = 8
-
-
-class Kind(IntEnum):
-    """What a record holds."""
-
-    FRAME = 0
-    EVENT = 1
-    SEGMENT = 2
-    IDLE = 3  # from here on the connection has no instruments: nothing can be missed
-    WANTED = 4  # from here on it has, and has not received a frame yet
-
-
-class Record(NamedTuple):
-    """One record, see the layout above."""
-
-    kind: int
-    first_seq: int
-    numbered: int  # accepted ticks of a frame, 1 for an event
-    recv_ns: int
-    payload: bytes
-
-
-class Damage(NamedTuple):
-    """Bytes `start` to `end` of a segment are no records."""
-
-    start: int
-    end: int
 
 
 class Incoming(NamedTuple):
@@ -79,55 +48,6 @@ class Incoming(NamedTuple):
     recv_ns: int
     ticks: int  # accepted from it
     raw: bytes
-
-
-def encode_record(kind: int, first_seq: int, numbered: int, recv_ns: int, payload: bytes) -> bytes:
-    """Return one record as bytes."""
-    header = _RECORD.pack(MAGIC, 0, len(payload), kind, numbered, first_seq, recv_ns)
-    crc = zlib.crc32(payload, zlib.crc32(header[_CRC_FROM:]))
-    return b"".join((MAGIC, crc.to_bytes(4, "little"), header[_CRC_FROM:], payload))
-
-
-def parse(data: bytes, start: int = 0) -> Iterator[tuple[Record | Damage, int]]:
-    """Yield each record, or run of damaged bytes, with the offset behind it.
-
-    What could be the beginning of a record that `data` does not hold whole is yielded last, as damage up to the end
-    of `data`: a reader of a part reads on from its start, for a reader of the whole it is the torn end.
-    """
-    offset, end = start, len(data)
-    while offset < end:
-        found = _record_at(data, offset)
-        if found is None:
-            offset_of_next = _next_record(data, offset + 1)
-            yield Damage(offset, offset_of_next), offset_of_next
-            offset = offset_of_next
-        else:
-            offset = found[1]
-            yield found
-
-
-def _record_at(data: bytes, offset: int) -> tuple[Record, int] | None:
-    if offset + _RECORD.size > len(data):
-        return None
-    magic, crc, length, kind, numbered, first_seq, recv_ns = _RECORD.unpack_from(data, offset)
-    end = offset + _RECORD.size + length
-    if magic != MAGIC or end > len(data) or zlib.crc32(memoryview(data)[offset + _CRC_FROM : end]) != crc:
-        return None
-    return Record(kind, first_seq, numbered, recv_ns, data[offset + _RECORD.size : end]), end
-
-
-def _state_in(record: Record) -> Mark:
-    """Return where the stream stood when the segment that begins with `record` was begun."""
-    return Mark(record.first_seq, _STATE.unpack(record.payload)[0])
-
-
-def _next_record(data: bytes, offset: int) -> int:
-    """Return the offset of the next whole record at or behind `offset`, or the end of `data`."""
-    while (offset := data.find(MAGIC, offset)) >= 0:
-        if _record_at(data, offset) is not None:
-            return offset
-        offset += 1
-    return len(data)
 
 
 class Position(NamedTuple):
@@ -163,7 +83,7 @@ class Spool:
         self.last_recv_ns = 0  # 0: never, or no instruments since
         self.bytes = 0  # on disk
         self._max_bytes = max_bytes
-        self._segment_bytes = min(SEGMENT_BYTES, max(max_bytes // SEGMENTS_WITHIN_LIMIT, _RECORD.size))
+        self._segment_bytes = min(SEGMENT_BYTES, max(max_bytes // SEGMENTS_WITHIN_LIMIT, HEADER_BYTES))
         self._segments: dict[int, _Segment] = {}
         self._fd = -1
         self._is_cramped = False  # the file system had no room for a record
@@ -179,6 +99,8 @@ class Spool:
         spool = cls(folder, max_bytes)
         spool.last_recv_ns = last_recv_ns
         spool._begin_segment(1)
+        with contextlib.suppress(OSError), (folder / BALLAST).open("wb") as file:
+            os.posix_fallocate(file.fileno(), 0, BALLAST_BYTES)
         return spool
 
     @classmethod
@@ -344,7 +266,7 @@ class Spool:
 
     def _begin_segment(self, number: int) -> None:
         path = self.folder / f"{number:08d}.spool"
-        data = self._segment_record()
+        data = encode_segment(self.last, self.last_recv_ns)
         fd = -1
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
@@ -364,7 +286,7 @@ class Spool:
 
     def _begin_anew(self, number: int) -> None:
         """Empty the segment that is being written, and make it the next: a full file system has no room for another."""
-        segment, data = self._segments[number], self._segment_record()
+        segment, data = self._segments[number], encode_segment(self.last, self.last_recv_ns)
         path = self.folder / f"{number + 1:08d}.spool"
         try:
             with segment.path.open("r+b", buffering=0) as file:  # self._fd can only append
@@ -379,14 +301,11 @@ class Spool:
         del self._segments[number]
         self._segments[number + 1] = _Segment(path, len(data), self.last, self.last)
 
-    def _segment_record(self) -> bytes:
-        return encode_record(Kind.SEGMENT, self.last.seq, 0, self.last_recv_ns, _STATE.pack(self.last.event_seq))
-
     def _add_existing(self, path: Path) -> None:
         """Add a segment of an earlier epoch, with what its first record says."""
-        found = _record_at(_read(path, 0, _RECORD.size + _STATE.size), 0)
+        found = record_at(_read(path, 0, SEGMENT_RECORD_BYTES), 0)
         record = found[0] if found else None
-        before = _state_in(record) if record and record.kind == Kind.SEGMENT else None
+        before = state_in(record) if record and record.kind == Kind.SEGMENT else None
         size = path.stat().st_size
         self._segments[int(path.stem)] = _Segment(path, size, before, Mark())
         self.bytes += size
@@ -397,7 +316,7 @@ class Spool:
             if isinstance(found, Damage):
                 continue
             if found.kind == Kind.SEGMENT:
-                self.last = _state_in(found)
+                self.last = state_in(found)
                 self.last_recv_ns = found.recv_ns
             elif found.kind == Kind.FRAME:
                 self.last = Mark(found.first_seq + found.numbered - 1, self.last.event_seq)
@@ -408,6 +327,15 @@ class Spool:
                 self.last_recv_ns = 0
             elif found.kind == Kind.WANTED:
                 self.last_recv_ns = found.recv_ns
+
+
+def drop_ballast(folder: Path) -> bool:
+    """Give up what a spool has set aside; True if there was something."""
+    try:
+        (folder / BALLAST).unlink()
+    except OSError:
+        return False
+    return True
 
 
 def _read(path: Path, offset: int, size: int) -> bytes:

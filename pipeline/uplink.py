@@ -22,7 +22,7 @@ from pipeline.errors import SpoolFullError
 from pipeline.events import encode_event, source_of
 from pipeline.outbox import Batch, Encoder, Loss, Outbox
 from pipeline.spool import Incoming
-from pipeline.wire import COMMITS_SOCKET, TICKS_SOCKET, WireError, decode_commit
+from pipeline.wire import COMMITS_SOCKET, TICKS_SOCKET, Commit, WireError, decode_commit
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ class Uplink:
         *,
         encode: Encoder,
         on_loss: Callable[[Loss], None],
+        on_commit: Callable[[Commit], None] | None = None,
     ) -> None:
         self.clock = ReceiveClock()
         self.calendar = Calendar(config.storage.timezone)
@@ -58,6 +59,7 @@ class Uplink:
         self._held_back: deque[tuple[str, Mapping[str, Any]]] = deque(maxlen=HELD_BACK)
         self._pumping = False
         self._committed = asyncio.Event()
+        self._on_commit = on_commit
         self._push: zmq.Socket[bytes] = context.socket(zmq.PUSH)
         self._push.setsockopt(zmq.SNDHWM, SEND_BATCHES)
         self._push.setsockopt(zmq.LINGER, 0)
@@ -124,6 +126,8 @@ class Uplink:
                 log.error("from the writer: %s", error)
                 continue
             self.outbox.committed(commit, loop.time())
+            if self._on_commit is not None:
+                self._on_commit(commit)
             self._retry_events()
             self._pump_soon()
             self._committed.set()

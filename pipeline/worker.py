@@ -25,7 +25,8 @@ from pipeline.gaps import Gap, GapTracker
 from pipeline.kite.feed import Feed, StateChange, classify_text, install_reactor
 from pipeline.kite.packets import Decoder, Reject, split
 from pipeline.outbox import Loss
-from pipeline.spool import Incoming, Record
+from pipeline.records import Record
+from pipeline.spool import Incoming
 from pipeline.ticks import StoredTick, encode_lines
 from pipeline.uplink import Uplink
 from pipeline.wire import COMMANDS_SOCKET

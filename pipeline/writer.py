@@ -36,7 +36,6 @@ CHECKPOINT_S = 1.0
 ROOM_CHECK_S = 0.5
 FAULT_PAUSE_S = 1.0  # after a failed sync or a full disk, before taking again
 HEARTBEAT_S = 0.5
-ENDED = "ended"  # the state in its last words, which carry the final counts
 
 
 class Syncer(threading.Thread):
@@ -259,32 +258,25 @@ class Writer:
         with contextlib.suppress(OSError):
             self.journal.checkpoint()
         self.journal.close()
-        last_words = role.StatusLine(self._context, self._run_dir, role.WRITER)
-        self._report(last_words, ENDED)
-        last_words.close()
         log.info("ended, %d ticks stored", self.journal.ticks_stored)
 
     def _heartbeats(self) -> None:
         line = role.StatusLine(self._context, self._run_dir, role.WRITER)
         while True:
-            self._report(line, "recording" if self._taking else "paused")
+            since_s = self._syncer.since_s
+            line.send(
+                "status",
+                state="recording" if self._taking else "paused",
+                reason=self._why_not_taking,
+                bytes_written=self.journal.bytes_written,
+                commits=self._syncer.count,
+                commit_ms=round(self._syncer.last_ms, 3),
+                syncing_since_s=round(time.monotonic() - since_s, 3) if since_s else None,
+                syncs_failed=self._failed_syncs,
+                batches_refused=self._refused,
+                free_bytes=self._free_bytes,
+            )
             time.sleep(HEARTBEAT_S)
-
-    def _report(self, line: role.StatusLine, state: str) -> None:
-        journal, since_s = self.journal, self._syncer.since_s
-        line.send(
-            "status",
-            state=state,
-            reason=self._why_not_taking,
-            ticks_stored=journal.ticks_stored,
-            bytes_written=journal.bytes_written,
-            commits=self._syncer.count,
-            commit_ms=round(self._syncer.last_ms, 3),
-            syncing_since_s=round(time.monotonic() - since_s, 3) if since_s else None,
-            syncs_failed=self._failed_syncs,
-            batches_refused=self._refused,
-            free_bytes=self._free_bytes,
-        )
 
 
 def main() -> int:

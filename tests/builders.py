@@ -6,7 +6,7 @@ from pathlib import Path
 
 from pipeline.config import Config, Runtime, Storage
 from pipeline.events import encode_event, source_of
-from pipeline.spool import Record
+from pipeline.records import Record
 from pipeline.wire import Header, Mark
 
 ZONE = "Asia/Kolkata"

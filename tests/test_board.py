@@ -13,6 +13,7 @@ from pipeline.supervisor.board import LAG_TICKS, RATE_S, ROLES_SHOWN, STALE_S, B
 from pipeline.supervisor.children import Child
 from pipeline.supervisor.policy import Restarts
 from pipeline.supervisor.subscriptions import Subscriptions
+from pipeline.wire import Commit, Mark, StreamId
 
 T0 = datetime.fromisoformat("2025-10-01T09:15:00+05:30")
 PIDS = {"writer": 10, "worker-1": 11, "worker-2": 12, "worker-3": 13}
@@ -71,7 +72,6 @@ class Service:
             "pid": self.children["writer"].pid,
             "state": "recording",
             "reason": "",
-            "ticks_stored": 0,
             "bytes_written": 0,
             "commits": 0,
             "commit_ms": 1.5,
@@ -237,18 +237,21 @@ def test_a_new_epoch_tells_how_far_the_killed_one_had_come():
     assert service.status().connections["1"].tick_count == 135
 
 
-def test_stored_ticks_go_on_over_new_writers():
-    """Each writer counts from zero; the service's count does not."""
+def test_stored_is_what_has_become_durable_since_the_start():
+    """Counted from commits, whichever writer they are of: not what an earlier service had stored, nor events."""
     service = Service()
-    service.writer(ticks_stored=10)
-    service.writer(ticks_stored=60)
-    service.children["writer"].pid = 20
-    service.writer(ticks_stored=0)
-    service.writer(ticks_stored=7)
-    service.worker(1, ticks_received=70, ticks_pending=3)
+    begun_ms = int(service.board._started.timestamp() * 1000)
+    old, new, events = StreamId(1, begun_ms - 5), StreamId(1, begun_ms + 5), StreamId(0, begun_ms)
+    for boot, reached in (("a", {old: 40, events: 9}), ("a", {old: 43, new: 10}), ("b", {new: 64})):
+        marks = {stream: Mark(seq, seq) for stream, seq in reached.items()}
+        service.board.hear_commit(Commit(boot, durable=marks, accepted=marks))
+    service.worker(1, epoch=new.epoch, ticks_received=70, ticks_pending=6)
     assert service.status().storage.ticks_stored == 67
     assert service.status().metrics.total_ticks_stored == 67
-    assert service.board.totals() == (70, 67, 3)
+    assert service.board.totals() == (70, 67, 6)
+    assert not service.board.all_stored
+    service.board.hear_commit(Commit("b", durable={new: Mark(70, 1)}, accepted={}))
+    assert service.board.all_stored
 
 
 def test_rates():

@@ -1,11 +1,14 @@
 """Tests for opening and ending epochs: what each start knows of the one before it."""
 
+import os
 import shutil
+import subprocess
 
 import pytest
 
 from pipeline.durable import replace_durably
 from pipeline.epoch import Predecessor, close_epoch, open_epoch
+from pipeline.errors import SpoolFullError
 from pipeline.files import tick_file_name
 from pipeline.spool import Incoming
 from pipeline.wire import Mark
@@ -202,3 +205,35 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
     with pytest.raises(OSError, match="No space left"):
         replace_durably(path, b"new content")
     assert path.read_bytes() == b"old"
+
+
+def fill(spool):
+    """Append frames until there is no room for one more."""
+    while True:
+        spool.append_frames([Incoming(1, 1, b"x" * 500)])
+
+
+def test_a_full_disk_does_not_keep_a_new_epoch_from_beginning(tmp_path, config):
+    """What is left can only be handed on by a new epoch: room for that is set aside."""
+    mount = shutil.which("mount")
+    if mount is None or os.geteuid() != 0:
+        pytest.skip("a file system of its own needs root and mount")
+    small = tmp_path / "small"
+    small.mkdir()
+    done = subprocess.run([mount, "-t", "tmpfs", "-o", "size=512k", "none", small], capture_output=True, check=False)
+    if done.returncode:
+        pytest.skip(f"cannot mount here: {done.stderr.decode().strip()}")
+    try:
+        config = config.with_changes(storage={"spool_dir": small / "spool"})
+        config.storage.data_dir.mkdir(exist_ok=True)
+        killed = open_epoch(config, 1, 5_000_000_000).spool
+        with pytest.raises(SpoolFullError):
+            fill(killed)
+        killed.close()
+        opening = open_epoch(config, 1, 6_000_000_000)
+        assert opening.predecessor.end == "killed"
+        assert opening.predecessor.last == killed.last
+        assert opening.spool.last_recv_ns == 1
+        opening.spool.close()
+    finally:
+        subprocess.run(["umount", small], check=True)

@@ -8,6 +8,7 @@ import orjson
 import pytest
 
 from pipeline import journal as journal_module
+from pipeline.checkpoint import Checkpoint
 from pipeline.days import Calendar
 from pipeline.files import event_file_name, tick_file_name
 from pipeline.journal import CHECKPOINT, DiskFullError, Journal, Verdict
@@ -146,7 +147,7 @@ def name_up_to(folder, name, size, reached, kind):
     """Write a checkpoint that has `name` settled up to `size`."""
     mark = Mark(reached, 0) if kind == "ticks" else Mark(0, reached)
     other = event_file_name(DAY) if kind == "ticks" else tick_file_name(DAY)
-    found = journal_module._Checkpoint({name: size, other: 0}, {STREAM: mark}, {})
+    found = Checkpoint({name: size, other: 0}, {STREAM: mark}, {})
     (folder / ".mds" / CHECKPOINT).write_bytes(found.encode())
 
 

@@ -13,7 +13,8 @@ from pipeline.epoch import open_epoch
 from pipeline.files import tick_file_name
 from pipeline.journal import Journal, Verdict
 from pipeline.outbox import STALLED_S, Loss, Outbox
-from pipeline.spool import Incoming, parse
+from pipeline.records import parse
+from pipeline.spool import Incoming
 from pipeline.wire import Commit, Mark, decode_header
 from tests.builders import T0_NS, ZONE, a_config, encode_frames, event_line, tick_line
 

@@ -102,7 +102,7 @@ class Promise(RuleBasedStateMachine):
             ("pipeline.spool.SEGMENT_BYTES", 400),
             ("pipeline.outbox.READ_BYTES", 300),
             ("pipeline.journal.OPEN_FILES", 3),
-            ("pipeline.journal.SCAN_BYTES", 100),
+            ("pipeline.recovery.SCAN_BYTES", 100),
         ):
             self.exit.enter_context(mock.patch(name, fake))
         self.boot_ns = 0  # goes on whatever the wall clock does

@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from pipeline import spool as spool_module
 from pipeline.errors import SpoolFullError
-from pipeline.spool import EVENT_RESERVE_BYTES, Damage, Incoming, Kind, Record, Spool, encode_record, parse
+from pipeline.records import Damage, Kind, Record, encode_record, parse
+from pipeline.spool import EVENT_RESERVE_BYTES, Incoming, Spool
 from pipeline.wire import Mark
 
 LARGE = 10**6

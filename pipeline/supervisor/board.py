@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from pipeline.config import CONNECTIONS, MAX_INSTRUMENTS, Config
+from pipeline.events import SUPERVISOR_ID
 from pipeline.files import tick_file_name
 from pipeline.role import SIMULATOR, SUPERVISOR, WRITER, worker_role
 from pipeline.status import (
@@ -20,6 +21,7 @@ from pipeline.status import (
 )
 from pipeline.supervisor.children import Child
 from pipeline.supervisor.subscriptions import MODES, ROLES, TERTIARY, Subscriptions
+from pipeline.wire import Commit, StreamId
 
 FRESH_S = 5.0  # a tick within so long: data is flowing
 RATE_S = 10.0
@@ -79,14 +81,13 @@ class Board:
         self._instruments: dict[int, _Instrument] = {}
         self._writer: Mapping[str, Any] = {}
         self._writer_heard_s = 0.0
-        self._stored_before = 0  # by writers before the present one
+        self._durable: dict[StreamId, int] = {}  # the last seq of each stream
+        self._ticks_stored = 0  # since this service started
 
     def hear(self, message: Mapping[str, Any], now_s: float) -> None:
         """Take in a status or digest message of a process."""
         role = message["role"]
         if role == WRITER:
-            if message["pid"] != self._writer.get("pid"):
-                self._stored_before = self._stored
             self._writer, self._writer_heard_s = message, now_s
             return
         connection = self._connections[message["connection_id"]]
@@ -117,21 +118,29 @@ class Board:
             processes=processes,
         )
 
+    def hear_commit(self, commit: Commit) -> None:
+        """Count what has become durable. What was so before the first commit of an older epoch is not counted."""
+        for stream, mark in commit.durable.items():
+            if stream.connection_id != SUPERVISOR_ID:
+                is_older = stream.epoch < self._started.timestamp() * 1000
+                before = self._durable.get(stream, mark.seq if is_older else 0)
+                self._ticks_stored += mark.seq - before
+        self._durable = {stream: mark.seq for stream, mark in commit.durable.items()}
+
     @property
-    def writer_ended(self) -> bool:
-        """Whether the writer has said its last words."""
-        return self._writer.get("state") == "ended"
+    def all_stored(self) -> bool:
+        """Whether everything that the workers have reported as received is known to be durable."""
+        return all(
+            self._durable.get(StreamId(c, known.epoch), 0) >= known.message["ticks_received"]
+            for c, known in self._connections.items()
+            if known.epoch is not None
+        )
 
     def totals(self) -> tuple[int, int, int]:
         """Return the ticks received, stored, and still spooled."""
         received = sum(connection.tick_count for connection in self._connections.values())
         pending = sum(connection.message.get("ticks_pending", 0) for connection in self._connections.values())
-        return received, self._stored, pending
-
-    @property
-    def _stored(self) -> int:
-        by_this_writer: int = self._writer.get("ticks_stored", 0)
-        return self._stored_before + by_this_writer
+        return received, self._ticks_stored, pending
 
     def _connection(self, connection_id: int, children: Mapping[str, Child], now_s: float) -> ConnectionStatus:
         known = self._connections[connection_id]
@@ -181,7 +190,7 @@ class Board:
             reason=message.get("reason", ""),
             data_dir=str(self._config.storage.data_dir),
             current_file=tick_file_name(self._clock().date()),
-            ticks_stored=self._stored,
+            ticks_stored=self._ticks_stored,
             bytes_written=message.get("bytes_written", 0),
             spool_bytes=sum(c.message.get("spool_bytes", 0) for c in self._connections.values()),
             commits=message.get("commits", 0),

@@ -23,12 +23,13 @@ import zmq.asyncio
 
 from pipeline import __version__, role
 from pipeline.config import CONNECTIONS, Config
+from pipeline.days import Calendar
 from pipeline.epoch import epochs_held
 from pipeline.errors import AlreadyRunningError
 from pipeline.events import SUPERVISOR_ID
 from pipeline.files import SERVICE_LOCK, WRITER_LOCK
 from pipeline.outbox import Loss
-from pipeline.spool import Record
+from pipeline.records import Record
 from pipeline.supervisor.board import Board
 from pipeline.supervisor.children import Child, Children
 from pipeline.supervisor.control import Method, answer
@@ -100,8 +101,15 @@ class Supervisor:
         status = self._bind(waiting, zmq.PULL, STATUS_SOCKET)
         self._commands = self._bind(waiting, zmq.ROUTER, COMMANDS_SOCKET)
         control = self._bind(waiting, zmq.ROUTER, CONTROL_SOCKET)
-        uplink = self._uplink = Uplink(self._config, SUPERVISOR_ID, context, encode=_no_ticks, on_loss=_no_losses)
-        self._board = Board(self._config, self._subscriptions, uplink.calendar.now)
+        self._board = Board(self._config, self._subscriptions, Calendar(self._config.storage.timezone).now)
+        uplink = self._uplink = Uplink(
+            self._config,
+            SUPERVISOR_ID,
+            context,
+            encode=_no_ticks,
+            on_loss=_no_losses,
+            on_commit=self._board.hear_commit,
+        )
         self._children = Children(self._config, self._child_changed)
         self._begin()
         tasks: list[asyncio.Task[Any]] = [
@@ -175,18 +183,18 @@ class Supervisor:
         drained = not any(epochs_held(self._config, connection_id) for connection_id in CONNECTIONS)
         self._log_event("service_stopped", {"drained": drained})
         await self._uplink.finish(self._config.storage.commit_interval_ms / 1000 + OWN_EVENTS_S)
-        writer_ended = await self._children.end(role.WRITER, WRITER_END_S)
+        await self._children.end(role.WRITER, WRITER_END_S)
         await self._children.end(role.SIMULATOR, WRITER_END_S)
-        if writer_ended:
+        if drained:
             await self._hear_last_words()
         received, stored, spooled = self._board.totals()
         return Summary(received, stored, 0 if drained else spooled, drained)
 
     async def _hear_last_words(self) -> None:
-        """Wait for the final counts of a writer that ended in order: they may arrive after it is gone."""
+        """Wait for the last messages of the others: they may arrive after these are gone."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LAST_WORDS_S):
-                while not self._board.writer_ended:  # noqa: ASYNC110  once, for a moment, at the very end
+                while not self._board.all_stored:  # noqa: ASYNC110  once, for a moment, at the very end
                     await asyncio.sleep(0.005)
 
     # What happens meanwhile.

@@ -1,0 +1,112 @@
+"""Finding out from the data files where every stream stands, and mending a last line that was not written whole."""
+
+import contextlib
+import logging
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from pipeline.events import SUPERVISOR, SUPERVISOR_ID
+from pipeline.wire import Mark, StreamId
+
+log = logging.getLogger(__name__)
+
+SCAN_BYTES = 4 * 2**20
+OWN_BEGINNINGS = (b"{", b"\0")  # of a torn line: file systems fill with zeros what a power loss kept from them
+
+_TICK_END = re.compile(rb'"connection_id":([123]),"epoch":(\d{1,19}),"seq":(\d{1,19})\}\n')
+_EVENT_END = re.compile(rb'"source":"(worker-[123]|supervisor)","epoch":(\d{1,19}),"event_seq":(\d{1,19})\}\n')
+_WRITER_END = re.compile(rb'"source":"writer","epoch":\d{1,19},"event_seq":\d{1,19}\}\n')
+
+
+class Recovery:
+    """Reads files back, one after the other. Begins with what a checkpoint knows."""
+
+    def __init__(self, state_dir: Path, marks: Mapping[StreamId, Mark], retired: Mapping[int, int]) -> None:
+        self.marks = dict(marks)  # where each stream stands
+        self.settled: dict[str, int] = {}  # sizes of the files that were read
+        self.findings: list[tuple[str, dict[str, Any]]] = []  # events that the log should have
+        self._state_dir = state_dir
+        self._retired = retired
+
+    def read(self, path: Path, settled: int) -> None:
+        """Read a file from `settled` on, take in its numbers, and mend a torn end. Raises OSError."""
+        name = path.name
+        try:
+            fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+        except FileNotFoundError:
+            if settled:
+                log.error("%s: gone, it had %d bytes of stored ticks or events", path, settled)
+                self.findings.append(("file_missing", {"file": name, "bytes": settled}))
+            return
+        try:
+            size = os.fstat(fd).st_size
+            if size < settled:
+                log.error("%s: %d bytes were stored, only %d are there: somebody has cut it", path, settled, size)
+                self.findings.append(("file_shortened", {"file": name, "bytes": size, "bytes_stored": settled}))
+                settled = size
+            end, foreign = self._scan(fd, settled, is_ticks=name.startswith("market_data_"))
+            if foreign:
+                log.warning("%s: %d lines are not the recorder's own, they are left as they are", path, foreign)
+                self.findings.append(("foreign_lines", {"file": name, "lines": foreign}))
+            if end < size:
+                self.findings.append(self._mend_end(fd, path, end, size))
+            os.fdatasync(fd)  # what a killed writer wrote is about to be acknowledged, and may not be on the disk yet
+            self.settled[name] = os.fstat(fd).st_size
+        finally:
+            os.close(fd)
+
+    def _scan(self, fd: int, start: int, *, is_ticks: bool) -> tuple[int, int]:
+        """Take in the numbers of all whole lines from `start` on; return where the last ends, and the foreign ones."""
+        offset, foreign, rest = start, 0, b""
+        while data := os.pread(fd, SCAN_BYTES, offset):
+            offset += len(data)
+            lines, newline, rest = (rest + data).rpartition(b"\n")
+            foreign += self._take_in(lines + newline, is_ticks=is_ticks)
+        return offset - len(rest), foreign
+
+    def _take_in(self, lines: bytes, *, is_ticks: bool) -> int:
+        """Raise `marks` to the numbers in `lines`; return how many lines have none."""
+        own = 0
+        for found in (_TICK_END if is_ticks else _EVENT_END).finditer(lines):
+            own += 1
+            who, epoch, seq = found.groups()
+            epoch_number = int(epoch)
+            if is_ticks:
+                stream, reached = StreamId(int(who), epoch_number), Mark(int(seq), 0)
+            else:
+                connection_id = SUPERVISOR_ID if who == SUPERVISOR.encode() else int(who[-1:])
+                stream, reached = StreamId(connection_id, epoch_number), Mark(0, int(seq))
+            if epoch_number >= self._retired.get(stream.connection_id, 0):
+                mark = self.marks.get(stream, Mark())
+                self.marks[stream] = Mark(max(mark.seq, reached.seq), max(mark.event_seq, reached.event_seq))
+        if not is_ticks:
+            own += len(_WRITER_END.findall(lines))
+        return lines.count(b"\n") - own
+
+    def _mend_end(self, fd: int, path: Path, end: int, size: int) -> tuple[str, dict[str, Any]]:
+        """Deal with a last line that has no newline: complete it if it is whole, else cut it and keep what was cut.
+
+        What does not begin like a line of ours is somebody else's, and left as it is.
+        """
+        tail = os.pread(fd, size - end, end)
+        if tail[:1] not in OWN_BEGINNINGS:
+            log.warning("%s: its last line is not the recorder's own, it is left as it is", path)
+            return "foreign_lines", {"file": path.name, "lines": 1}
+        try:
+            orjson.loads(tail)
+        except ValueError:
+            kept = self._state_dir / f"{path.name}-{end}.cut"
+            with contextlib.suppress(OSError):  # a full disk: the cut makes room, and a worker sends it again
+                kept.write_bytes(tail)
+            os.ftruncate(fd, end)
+            log.warning("%s: torn at byte %d, %d bytes cut and kept in %s", path, end, size - end, kept)
+            return "torn_end", {"file": path.name, "offset": end, "bytes": size - end, "kept_in": kept.name}
+        os.write(fd, b"\n")
+        self._take_in(tail + b"\n", is_ticks=path.name.startswith("market_data_"))
+        log.warning("%s: the newline of its last line was missing, it is there now", path)
+        return "torn_end", {"file": path.name, "offset": size, "bytes": 0}

@@ -1,0 +1,40 @@
+"""A Kite server and a recorder for each test. What fails shows all logs; nothing that was started survives."""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.integration.kite import Kite
+from tests.integration.service import Service
+
+SCALE = float(os.environ.get("MDS_TEST_SCALE", "1"))  # how much longer than usual the drills under load are
+
+NewService = Callable[..., Service]
+
+
+@pytest.fixture
+def kite(tmp_path: Path) -> Iterator[Kite]:
+    """A Kite server."""
+    server = Kite(tmp_path / "kite")
+    yield server
+    server.close()
+
+
+@pytest.fixture
+def new_service(tmp_path: Path, kite: Kite) -> Iterator[NewService]:
+    """Makes a recorder that is pointed at the Kite server, in a folder of its own; it is not started yet."""
+    services: list[Service] = []
+
+    def make(folder: Path | None = None, **settings: dict[str, Any]) -> Service:
+        settings = {"kite": {"ws_url": kite.url}, **settings}
+        service = Service(folder or tmp_path / f"service-{len(services) + 1}", **settings)
+        services.append(service)
+        return service
+
+    yield make
+    for service in services:
+        service.kill_all()
+        print(service.logs())  # noqa: T201  pytest shows it with a failure
