@@ -1,6 +1,7 @@
 """Asking a running service, from Python and from the commands."""
 
 import itertools
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipeline.status import Status
 from pipeline.wire import CONTROL_SOCKET
 
 TIMEOUT_S = 5.0
+POLL_S = 0.05
 
 
 class Client:
@@ -20,6 +22,7 @@ class Client:
 
     def __init__(self, run_dir: Path = Path("run"), timeout_s: float = TIMEOUT_S) -> None:
         self._run_dir = run_dir.absolute()
+        self._lock = self._run_dir / f"{SUPERVISOR}.lock"
         self._timeout_ms = int(timeout_s * 1000)
         self._ids = itertools.count(1)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -39,13 +42,19 @@ class Client:
         """Return everything that is known of the service."""
         return Status.model_validate(self.call("status"))
 
-    def shutdown(self) -> None:
-        """Ask the service to end; it is still ending when this returns."""
+    def shutdown(self, timeout_s: float = 15.0) -> bool:
+        """Ask the service to end, and wait until it has; False if it is still ending after `timeout_s`."""
         self.call("shutdown")
+        give_up_s = time.monotonic() + timeout_s
+        while read_holder(self._lock) is not None:
+            if time.monotonic() >= give_up_s:
+                return False
+            time.sleep(POLL_S)
+        return True
 
     def call(self, method: str, **params: Any) -> Any:
         """Return the result of one request. Raises NotRunningError, or ControlError with the service's words."""
-        if read_holder(self._run_dir / f"{SUPERVISOR}.lock") is None:
+        if read_holder(self._lock) is None:
             raise NotRunningError(f"no service is running in {self._run_dir}; start one with: mds run")
         request_id = next(self._ids)
         socket = self._connected()

@@ -35,6 +35,7 @@ log = logging.getLogger(__name__)
 
 TICK_S = 1.0  # digests, heartbeats, a look at the clock
 PAUSE_NS = 2 * NS_PER_S  # between two frames: worth asking whether the machine slept
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 DRAIN_S = 5.5  # at the end, for the writer to make everything durable
 REJECTS_EACH = 20  # of one frame, in an event of their own
 REJECT_BYTES = 2**18  # of the others, in one
@@ -100,8 +101,9 @@ class Worker:
     async def run(self) -> int:
         """Record until SIGTERM; return the exit code."""
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self._stop.set)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         self._begin_epoch()
         tasks: list[asyncio.Task[Any]] = [
             self._feed.start(),
@@ -354,6 +356,7 @@ class Worker:
         self._report()
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # nobody waits on a socket when it is closed
         self._uplink.close()
         self._commands.close(linger=0)
         self._status.close()
@@ -369,6 +372,7 @@ def _by_mode(instruments: Mapping[int, Mode]) -> dict[str, list[int]]:
 
 def main() -> int:
     """Run a worker as the supervisor's child: `python -m pipeline.worker CONNECTION`; returns the exit code."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # until the loop can end what it has begun
     connection_id = int(sys.argv[1])
     config = from_child()
     name = role.worker_role(connection_id)

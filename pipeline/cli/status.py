@@ -118,14 +118,12 @@ def metrics(config_file: Path | None, as_json: bool) -> None:
 @click.command()
 @config_option
 def stop(config_file: Path | None) -> None:
-    """End the running service in order, as Ctrl-C does where it was started.
-
-    Returns at once; `mds status` tells when it has ended.
-    """
+    """End the running service in order, as Ctrl-C does where it was started, and wait until it has ended."""
     settings = config.load(config_file)
     with Client(settings.runtime.run_dir) as client:
-        client.shutdown()
-    click.echo("ending")
+        ended = client.shutdown()
+    click.echo("ended" if ended else "still ending")
+    sys.exit(0 if ended else 1)
 
 
 def _table(*columns: str) -> Table:

@@ -12,7 +12,7 @@ from pipeline.config import MAX_INSTRUMENTS, Config
 from pipeline.errors import ConfigError
 
 PORT_FILE = "simulator.port"
-CREDENTIAL = "simulated"
+CREDENTIAL = "no-account"
 PRIMARY_SHARE = 0.8  # of the simulator's instruments, where the configuration names none
 
 

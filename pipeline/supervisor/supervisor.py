@@ -126,6 +126,7 @@ class Supervisor:
         summary = await self._end()
         for task in tasks:
             task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)  # nobody waits on a socket when it is closed
         uplink.close()
         for bound in (status, self._commands, control):
             bound.close(linger=0)
@@ -144,12 +145,9 @@ class Supervisor:
     def _begin(self) -> None:
         config = self._config
         self._log_event("service_started", {"version": __version__, "simulated": self._simulate})
-        for reason, refused in groupby(sorted(self._refusals, key=itemgetter(1)), key=itemgetter(1)):
-            tokens = [refusal.token for refusal in refused]
-            shown = ", ".join(map(str, tokens[:REFUSALS_SHOWN])) + (", ..." if len(tokens) > REFUSALS_SHOWN else "")
-            log.warning("universe: %d instruments are not subscribed, %s: %s", len(tokens), reason, shown)
-            self._log_event("subscription_refused", {"instruments": tokens, "reason": reason, "by": "universe"})
         if self._simulate:
+            if any(config.storage.data_dir.glob("market_data_*.jsonl")):
+                log.warning("simulated ticks go to %s, beside what is recorded there", config.storage.data_dir)
             self._add_simulator()
         self._children.add(role.WRITER, "pipeline.writer")
         for connection_id in CONNECTIONS:
@@ -158,6 +156,15 @@ class Supervisor:
                 self._children.add(role.worker_role(connection_id), WORKER_MODULE, str(connection_id))
         workers = dict.fromkeys(map(role.worker_role, CONNECTIONS), WORKER_MODULE)
         self._children.end_unwanted(workers | {role.SIMULATOR: SIMULATOR_MODULE})
+        self._tell_universe()
+
+    def _tell_universe(self) -> None:
+        """Say what is subscribed, what is not, and what it will cost on disk."""
+        for reason, refused in groupby(sorted(self._refusals, key=itemgetter(1)), key=itemgetter(1)):
+            tokens = [refusal.token for refusal in refused]
+            shown = ", ".join(map(str, tokens[:REFUSALS_SHOWN])) + (", ..." if len(tokens) > REFUSALS_SHOWN else "")
+            log.warning("universe: %d instruments are not subscribed, %s: %s", len(tokens), reason, shown)
+            self._log_event("subscription_refused", {"instruments": tokens, "reason": reason, "by": "universe"})
         counts = ", ".join(
             f"{len(self._subscriptions.of(c))} on connection {c}" for c in CONNECTIONS if self._subscriptions.of(c)
         )
@@ -165,7 +172,7 @@ class Supervisor:
         log.info(
             "recording %s to %s; a day takes about %.1f GB at one tick a second each, %.1f GB at %d",
             counts or "nothing yet",
-            config.storage.data_dir,
+            self._config.storage.data_dir,
             quiet,
             busy,
             BUSY_TICKS_PER_S,

@@ -70,7 +70,7 @@ def test_killing_the_writer_loses_nothing(kite: Kite, new_service: NewService):
     for connection_id in TOKENS:
         assert stored_ids(service, connection_id) == sent_ids(kite, connection_id)
     service.assert_verified(ticks=total)
-    assert service.output().startswith(f"received {total:,} ticks")
+    assert service.output() == f"received {total:,} ticks, stored {total:,}, still spooled 0\n"
     assert len(service.events("process_died", process="writer")) == kills
     print(f"{total} ticks, {kills} writer kills, none lost, none twice")  # noqa: T201  a figure for long drills
 
@@ -144,10 +144,10 @@ def test_what_a_stopped_writer_did_not_take_stays_in_the_spool(kite: Kite, new_s
 
     stored, sent = service.stored(), kite.sent()
     service.assert_verified(ticks=stored, pending=0)  # of the newest epoch the end is not known yet
-    summary = re.fullmatch(r"received ([\d,]+) ticks, stored [\d,]+, still spooled ([\d,]+)\n", service.output())
+    summary = re.fullmatch(r"received ([\d,]+) ticks, stored ([\d,]+), still spooled ([\d,]+)\n", service.output())
     assert summary
-    received, spooled = (int(number.replace(",", "")) for number in summary.groups())
-    assert received == sent
+    received, durable, spooled = (int(number.replace(",", "")) for number in summary.groups())
+    assert received == sent == durable + spooled
     assert spooled >= sent - stored  # what was written and not yet synced counts as spooled
 
     service.start()
