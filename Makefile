@@ -13,8 +13,8 @@ demo: .venv/ready
 	@cd demo && ../$(BIN)/mds verify
 	@printf '\n$$ ls -lh market_data\n'
 	@cd demo && ls -lh market_data | sed 1d
-	@printf '\n$$ head -n 1 market_data/market_data_*.jsonl\n'
-	@cd demo && head -qn 1 market_data/market_data_*.jsonl
+	@printf '\na tick in quote mode, and one in full mode:\n'
+	@cd demo && for mode in quote full; do grep -hm 1 "^{\"mode\":\"$$mode\"" market_data/market_data_*.jsonl; done
 	@printf '\nAll of it is in demo/; mds is in .venv/bin/. What next: README.md\n'
 
 test: .venv/dev lint
