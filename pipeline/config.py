@@ -25,6 +25,7 @@ CONNECTIONS = (1, 2, 3)
 DEFAULT_FILE = Path("mds.toml")
 STATE_FOLDER = ".mds"  # in the data folder
 CHILD_VARIABLE = "MDS_CHILD_CONFIG"
+SECRET_CHARS = 5  # Kite's have 16 and 32
 SECRET_VARIABLES = ("KITE_API_KEY", "KITE_ACCESS_TOKEN")
 
 Mode = Literal["ltp", "quote", "full"]
@@ -157,8 +158,9 @@ class Config(BaseSettings):
 
     @property
     def secrets(self) -> tuple[str, ...]:
-        """The values that no log may show."""
-        return tuple(s for s in (self.api_key.get_secret_value(), self.access_token.get_secret_value()) if s)
+        """The values that no log may show; what is too short to be one would blank out words."""
+        values = (self.api_key.get_secret_value(), self.access_token.get_secret_value())
+        return tuple(value for value in values if len(value) >= SECRET_CHARS)
 
     def with_changes(self, **sections: Mapping[str, Any]) -> "Config":
         """Return this configuration with some keys of some sections replaced: `with_changes(kite={"ws_url": ...})`."""

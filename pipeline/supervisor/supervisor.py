@@ -163,7 +163,7 @@ class Supervisor:
         for reason, refused in groupby(sorted(self._refusals, key=itemgetter(1)), key=itemgetter(1)):
             tokens = [refusal.token for refusal in refused]
             shown = ", ".join(map(str, tokens[:REFUSALS_SHOWN])) + (", ..." if len(tokens) > REFUSALS_SHOWN else "")
-            log.warning("universe: %d instruments are not subscribed, %s: %s", len(tokens), reason, shown)
+            log.warning("universe: not subscribed (%d), %s: %s", len(tokens), reason, shown)
             self._log_event("subscription_refused", {"instruments": tokens, "reason": reason, "by": "universe"})
         counts = ", ".join(
             f"{len(self._subscriptions.of(c))} on connection {c}" for c in CONNECTIONS if self._subscriptions.of(c)
