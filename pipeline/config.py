@@ -65,7 +65,7 @@ class Storage(_Section):
     commit_interval_ms: int = Field(default=50, ge=0, le=1000)
     reserve_mb: int = Field(default=256, ge=0)  # below this the writer stops and the spools go on
     spool_dir: Path | None = None  # default: spool/ in data_dir
-    spool_max_mb: int = Field(default=4096, ge=1)  # for each connection
+    spool_max_mb: int = Field(default=4096, ge=1)  # for each epoch of a connection; what killed ones left comes on top
 
     @field_validator("timezone")
     @classmethod

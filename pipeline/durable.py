@@ -10,13 +10,18 @@ def replace_durably(path: Path, data: bytes) -> None:
     temporary = path.with_suffix(".new")
     fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        if os.write(fd, data) < len(data):
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        write_all(fd, data)
         os.fsync(fd)
     finally:
         os.close(fd)
     temporary.replace(path)
     sync_folder(path.parent)
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write `data` with one `write`. Raises OSError, ENOSPC where only a part found room: the caller cuts that off."""
+    if os.write(fd, data) < len(data):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def sync_folder(path: Path) -> None:

@@ -116,9 +116,9 @@ def close_epoch(config: Config, connection_id: int, epoch: int, spool: Spool) ->
         spool.close()  # it tells the next epoch what could not be remembered
         return
     spool.remove()
-    for folder in (spool.folder.parent, spool.folder.parent.parent):
-        if folder != config.spool_dir and not any(folder.iterdir()):
-            folder.rmdir()
+    root = spool.folder.parent
+    if not any(root.iterdir()):
+        root.rmdir()
 
 
 def _made_room(config: Config, connection_id: int) -> bool:

@@ -4,7 +4,38 @@
      "event_seq": N}
 
 A line ends with who says it and its number: `event_seq` is 1, 2, 3, ... within (`source`, `epoch`). The journal finds
-its place again by these endings, so their order is part of the format.
+its place again by these endings, so their order is part of the format. In between stand, with `?` where not always:
+
+    worker-N     all with connection_id N
+      epoch                 previous_epoch, previous_last_seq, previous_last_event_seq (null: not known),
+                            previous_end: none, clean, killed, unknown
+      connected             -
+      subscribed            instruments: {mode: [token, ...]}, once a frame has come after they were sent to Kite
+      disconnected          cause, reason, retry_in_s, http_status?, close_code?; was live
+      not_connected         the same of an attempt that never was
+      gap                   instruments: [token, ...], from (null: not known), to, cause; gap_epoch?, first_seq?,
+                            last_seq? where ticks that had a number are lost. Causes: closed, silent, refused, failed,
+                            suspended, spool full; since the epoch before stopped, killed, spool lost; spool damaged
+      reject                received, offset, reason, raw (hex): bytes of a frame that are no packet
+      order_update          data
+      kite_error            data
+      kite_message          type, data or text: any other text message
+      clock_step            offset_s, followed
+      stopped               last_seq: the last event of an epoch that ended in order
+    supervisor   all with connection_id 0
+      service_started       version, simulated
+      process_started       process, pid; also of one that was adopted
+      process_died          process, exit_code (null: not known); it is started again
+      subscription_refused  instruments, reason, by
+      service_stopped       drained: nothing is left in a spool of a worker
+    writer       without connection_id
+      file_missing          file, bytes: stored, and gone
+      file_shortened        file, bytes, bytes_stored
+      foreign_lines         file, lines
+      torn_end              file, offset, bytes (0: only the newline was missing), kept_in?
+      sync_failed           error, syncs_failed
+      storing_paused        cause
+      storing_resumed       -
 """
 
 from collections.abc import Mapping

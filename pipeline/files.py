@@ -1,4 +1,4 @@
-"""Names of the recorder's files in its data folder: the only place that knows them."""
+"""Names of the day files in the data folder, and of the locks in its state folder: the only place that knows them."""
 
 import re
 from datetime import date
@@ -11,6 +11,11 @@ DATA_FILE = re.compile(r"(market_data|events)_(\d{4}-\d{2}-\d{2})\.jsonl")
 def tick_file_name(day: date) -> str:
     """Return the name of the file with the ticks received on `day`."""
     return f"market_data_{day.isoformat()}.jsonl"
+
+
+def is_tick_file_name(name: str) -> bool:
+    """Tell a tick file from an event file by its name."""
+    return name.startswith("market_data_")
 
 
 def event_file_name(day: date) -> str:

@@ -23,7 +23,7 @@ from typing import Any
 
 from pipeline.checkpoint import Checkpoint, read_checkpoint
 from pipeline.days import Calendar
-from pipeline.durable import replace_durably, sync_folder
+from pipeline.durable import replace_durably, sync_folder, write_all
 from pipeline.events import WRITER, encode_event
 from pipeline.files import DATA_FILE, event_file_name, tick_file_name
 from pipeline.recovery import Recovery
@@ -86,7 +86,7 @@ class Journal:
         self.high: dict[StreamId, Mark] = {}
         self.durable: dict[StreamId, Mark] = {}
         self.retired: dict[int, int] = {}
-        self.ticks_stored = 0  # by this process
+        self.ticks_written = 0  # by this process; those written again after a roll-back count again
         self.bytes_written = 0
         self._data_dir = data_dir
         self._state_dir = state_dir
@@ -152,7 +152,7 @@ class Journal:
         self._settle_earlier_day(stream, header.day)
         self._append_all(new)
         self.high[stream] = Mark(max(mark.seq, last.seq), max(mark.event_seq, last.event_seq))
-        self.ticks_stored += max(new_ticks, 0)
+        self.ticks_written += max(new_ticks, 0)
         return Verdict.STORED
 
     def log_event(self, event: str, fields: Mapping[str, Any]) -> None:
@@ -259,8 +259,7 @@ class Journal:
             for name, data in new.items():
                 file = self._files.get(name) or self._open(name)
                 done.append((file, file.size))
-                if os.write(file.fd, data) < len(data):
-                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                write_all(file.fd, data)
                 file.size += len(data)
                 file.dirty = True
                 self.bytes_written += len(data)

@@ -77,7 +77,7 @@ class Outlet:
     @property
     def done(self) -> bool:
         """Whether everything that can be read from the spool is durable."""
-        return not self.behind and _covers(self.durable, self.sent)
+        return not self.behind and self.durable.covers(self.sent)
 
     @property
     def pending(self) -> int:
@@ -122,10 +122,10 @@ class Outlet:
             durable = commit.durable.get(self.stream, Mark())
             accepted = commit.accepted.get(self.stream, Mark())
         is_new, self._boot, knew_one = commit.boot != self._boot, commit.boot, self._boot is not None
-        if accepted != self.accepted or not commit.taking or not knew_one or _covers(accepted, self.sent):
+        if accepted != self.accepted or not commit.taking or not knew_one or accepted.covers(self.sent):
             self._headway_s = now_s
         self.durable, self.accepted = durable, accepted
-        if (is_new and knew_one) or not _covers(self.sent, accepted):
+        if (is_new and knew_one) or not self.sent.covers(accepted):
             self._go_to_accepted(now_s)
         elif now_s - self._headway_s > STALLED_S:
             log.warning(
@@ -275,7 +275,3 @@ class Outbox:
     def close(self) -> None:
         """Let go of the files; what is spooled stays."""
         self.live.spool.close()
-
-
-def _covers(mark: Mark, other: Mark) -> bool:
-    return mark.seq >= other.seq and mark.event_seq >= other.event_seq

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 
 from pipeline.events import SUPERVISOR, SUPERVISOR_ID
+from pipeline.files import is_tick_file_name
 from pipeline.wire import Mark, StreamId
 
 log = logging.getLogger(__name__)
@@ -49,7 +50,7 @@ class Recovery:
                 log.error("%s: %d bytes were stored, only %d are there: somebody has cut it", path, settled, size)
                 self.findings.append(("file_shortened", {"file": name, "bytes": size, "bytes_stored": settled}))
                 settled = size
-            end, foreign = self._scan(fd, settled, is_ticks=name.startswith("market_data_"))
+            end, foreign = self._scan(fd, settled, is_ticks=is_tick_file_name(name))
             if foreign:
                 log.warning("%s: %d lines are not the recorder's own, they are left as they are", path, foreign)
                 self.findings.append(("foreign_lines", {"file": name, "lines": foreign}))
@@ -107,6 +108,6 @@ class Recovery:
             log.warning("%s: torn at byte %d, %d bytes cut and kept in %s", path, end, size - end, kept)
             return "torn_end", {"file": path.name, "offset": end, "bytes": size - end, "kept_in": kept.name}
         os.write(fd, b"\n")
-        self._take_in(tail + b"\n", is_ticks=path.name.startswith("market_data_"))
+        self._take_in(tail + b"\n", is_ticks=is_tick_file_name(path.name))
         log.warning("%s: the newline of its last line was missing, it is there now", path)
         return "torn_end", {"file": path.name, "offset": size, "bytes": 0}

@@ -16,13 +16,12 @@ from typing import Any
 import orjson
 import zmq
 
-from pipeline import __version__, log
+from pipeline import __version__, events, log
 from pipeline.config import Config
 from pipeline.errors import AlreadyRunningError, ConfigError
 from pipeline.wire import STATUS_SOCKET
 
-WRITER = "writer"
-SUPERVISOR = "supervisor"
+WRITER, SUPERVISOR = events.WRITER, events.SUPERVISOR  # a process is called as the source of its events
 SIMULATOR = "simulator"
 RELAYED = "relayed"  # the logger of lines that another process has finished already
 EXIT_SPOOLED = 3  # a worker's exit code: ended in order, but not everything that it had spooled was stored in time
@@ -34,7 +33,7 @@ _STATUS_BACKLOG = 1000  # messages kept for a supervisor that is busy; with none
 
 def worker_role(connection_id: int) -> str:
     """Return the name of the process that owns this connection."""
-    return f"worker-{connection_id}"
+    return events.source_of(connection_id)
 
 
 @dataclass(frozen=True)
@@ -68,16 +67,20 @@ class Lock:
                     raise AlreadyRunningError(f"{self.path} is held by {who}; end that one first") from None
                 time.sleep(_LOCK_PAUSE_S)
         self._fd = fd
-        content = orjson.dumps({"pid": os.getpid(), "version": __version__, "config_hash": config_hash})
         try:
             os.ftruncate(fd, 0)
-            os.pwrite(fd, content, 0)
+            os.pwrite(fd, lock_content(os.getpid(), config_hash), 0)
         except OSError as error:
             raise ConfigError(f"{self.path}: {error.strerror}") from None
 
     def release(self) -> None:
         """Give the lock back; the file stays, so that nobody locks one that another has just removed."""
         os.close(self._fd)
+
+
+def lock_content(pid: int, config_hash: str) -> bytes:
+    """Return what a lock file says of its holder, as `read_holder` reads it."""
+    return orjson.dumps({"pid": pid, "version": __version__, "config_hash": config_hash})
 
 
 def read_holder(path: Path) -> Holder | None:

@@ -9,7 +9,6 @@ durable in the data files. The owner is one process; nothing here is thread-safe
 """
 
 import contextlib
-import errno
 import logging
 import os
 import shutil
@@ -18,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.durable import write_all
 from pipeline.errors import SpoolFullError
 from pipeline.records import (
     HEADER_BYTES,
@@ -168,7 +168,7 @@ class Spool:
         place = Position(min(self._segments, default=0), 0)
         for number, segment in sorted(self._segments.items()):
             before = segment.before
-            if before is not None and before.seq <= mark.seq and before.event_seq <= mark.event_seq:
+            if before is not None and mark.covers(before):
                 place = Position(number, 0)
         return place
 
@@ -204,10 +204,10 @@ class Spool:
         """Remove the segments of which everything is durable, but for the one that is being written."""
         active = max(self._segments, default=0)
         for number, segment in list(self._segments.items()):
-            if number != active and _reaches(durable, segment.last):
+            if number != active and durable.covers(segment.last):
                 self._drop(segment)
                 del self._segments[number]
-            elif number == active and self._is_cramped and _reaches(durable, self.last):
+            elif number == active and self._is_cramped and durable.covers(self.last):
                 self._begin_anew(number)
 
     def remove(self) -> None:
@@ -249,9 +249,7 @@ class Spool:
         if self.bytes + len(data) > limit:
             raise SpoolFullError(f"{self.folder}: the spool has reached storage.spool_max_mb")
         try:
-            written = os.write(self._fd, data)
-            if written < len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            write_all(self._fd, data)
         except OSError as error:
             os.ftruncate(self._fd, segment.size)
             self._is_cramped = True
@@ -270,8 +268,7 @@ class Spool:
         fd = -1
         try:
             fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND | os.O_CLOEXEC, 0o644)
-            if os.write(fd, data) < len(data):
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            write_all(fd, data)
         except OSError:
             if fd >= 0:
                 os.close(fd)
@@ -347,7 +344,3 @@ def _read(path: Path, offset: int, size: int) -> bytes:
     except OSError as error:
         log.error("%s: cannot be read: %s", path, error.strerror)
         return b""
-
-
-def _reaches(mark: Mark, other: Mark) -> bool:
-    return mark.seq >= other.seq and mark.event_seq >= other.event_seq

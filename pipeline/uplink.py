@@ -27,7 +27,7 @@ from pipeline.wire import COMMITS_SOCKET, TICKS_SOCKET, Commit, WireError, decod
 log = logging.getLogger(__name__)
 
 SEND_BATCHES = 16  # ZeroMQ's queue to the writer: the spool is the queue, this only keeps the pipe full
-HELD_BACK = 10_000
+HELD_BACK_EVENTS = 10_000  # some megabytes
 BLOCKED_S = 0.005  # until ZeroMQ is asked again whether it takes more
 
 
@@ -56,7 +56,7 @@ class Uplink:
         self._config = config
         self._connection_id = connection_id
         # events that found no room in the spool; the oldest go when even memory should end
-        self._held_back: deque[tuple[str, Mapping[str, Any]]] = deque(maxlen=HELD_BACK)
+        self._held_back: deque[tuple[str, Mapping[str, Any]]] = deque(maxlen=HELD_BACK_EVENTS)
         self._pumping = False
         self._committed = asyncio.Event()
         self._on_commit = on_commit

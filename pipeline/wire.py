@@ -51,6 +51,10 @@ class Mark(NamedTuple):
     seq: int = 0
     event_seq: int = 0
 
+    def covers(self, other: "Mark") -> bool:
+        """Tell whether a stream that has come this far has come as far as `other`, in ticks and in events."""
+        return self.seq >= other.seq and self.event_seq >= other.event_seq
+
 
 class StreamId(NamedTuple):
     """A stream is what one start of a worker (1, 2, 3) or of the supervisor (0) has numbered."""

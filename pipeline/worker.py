@@ -1,6 +1,6 @@
 """A worker process: one Kite connection, one spool; frames in, batches of ticks out.
 
-Everything happens on one asyncio loop, with Twisted's reactor on it: no threads, no locks, nothing that waits. Frames
+Everything happens on one asyncio loop, with Twisted's reactor on it: nothing here waits or needs a lock. Frames
 that arrive together are spooled with one write and leave together. What the writer does not take stays in the spool,
 from which it is read when the writer takes again.
 """
@@ -195,7 +195,7 @@ class Worker:
         for record in frames:
             ticks += decoder.decode(record.payload, split(record.payload), record.recv_ns, record.first_seq)
         if epoch == self._uplink.epoch and ticks[-1].seq > self._digested_seq:
-            self._digest.add(ticks)
+            self._digest.add(ticks[max(self._digested_seq + 1 - ticks[0].seq, 0) :])
             self._digested_seq = ticks[-1].seq
         return encode_lines(ticks)
 
@@ -271,8 +271,9 @@ class Worker:
         while True:
             command = orjson.loads(await self._commands.recv())
             wanted: dict[int, Mode] = {t: mode for mode, tokens in command["instruments"].items() for t in tokens}
-            if self._wanted and not wanted:
+            if not wanted and (self._wanted or not self._version):  # the first wishes of all may be none
                 self._close_gap(self._uplink.clock.now_ns())
+                self._uplink.mark_wanted(wanted=False)
             self._announce_due = self._announce_due or wanted != self._wanted
             self._version, self._wanted = command["version"], wanted
             if wanted:

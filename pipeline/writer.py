@@ -128,7 +128,7 @@ class Writer:
             ready = dict(poller.poll(self._poll_ms(time.monotonic())))
             if pull in ready:
                 self._drain(pull)
-            if self._syncer.fd in ready:
+            if self._syncing and self._syncer.fd in ready:  # a failed write may have taken the result already
                 self._finish_sync()
                 self._publish(commits)
             now_s = time.monotonic()
@@ -258,7 +258,7 @@ class Writer:
         with contextlib.suppress(OSError):
             self.journal.checkpoint()
         self.journal.close()
-        log.info("ended, %d ticks stored", self.journal.ticks_stored)
+        log.info("ended, %d ticks written", self.journal.ticks_written)
 
     def _heartbeats(self) -> None:
         line = role.StatusLine(self._context, self._run_dir, role.WRITER)

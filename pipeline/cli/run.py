@@ -33,7 +33,6 @@ def run(config_file: Path | None, simulate: bool, duration: float | None) -> Non
     supervisor.lock()
     log.setup(role.SUPERVISOR, settings.secrets)
     printing = log.print_from_thread(role.RELAYED)
-    printed = False
     try:
         summary = asyncio.run(supervisor.run(duration))
     finally:

@@ -12,7 +12,7 @@ from rich.table import Table
 from pipeline import config
 from pipeline.cli.options import config_option, json_option
 from pipeline.client import Client
-from pipeline.status import ConnectionStatus, Health, Instrument, Metrics, Process, Status, Storage
+from pipeline.status import ConnectionStatus, Health, Instrument, Process, Status, Storage
 
 WIDE = 100  # columns of a terminal
 WIDE_ONLY = ("mode", ">pid")  # the role tells the mode, the list of processes the pid
@@ -44,7 +44,7 @@ def status(config_file: Path | None, as_json: bool) -> None:
     console = Console()
     _show_health(console, answer.health)
     _show_connections(console, answer.connections)
-    _show_storage(console, answer.storage, answer.metrics)
+    _show_storage(console, answer.storage)
     _show_processes(console, answer.processes)
 
 
@@ -93,11 +93,11 @@ def instruments(config_file: Path | None, as_json: bool) -> None:
 @json_option
 def storage(config_file: Path | None, as_json: bool) -> None:
     """Show what is being written: file, ticks stored, disk."""
-    answer = _ask(config_file)
+    answer = _ask(config_file).storage
     if as_json:
-        _print_json(answer.storage.model_dump())
+        _print_json(answer.model_dump())
     else:
-        _show_storage(Console(), answer.storage, answer.metrics)
+        _show_storage(Console(), answer)
 
 
 @click.command()
@@ -188,10 +188,10 @@ def _show_instruments(console: Console, answer: list[Instrument]) -> None:
     console.print(table)
 
 
-def _show_storage(console: Console, answer: Storage, counts: Metrics) -> None:
+def _show_storage(console: Console, answer: Storage) -> None:
     console.print(
         f"writer {answer.state}{': ' + answer.reason if answer.reason else ''}; {answer.current_file}, "
-        f"{counts.total_ticks_stored:,} ticks stored, {answer.bytes_written / 2**20:,.1f} MB, "
+        f"{answer.ticks_stored:,} ticks stored, {answer.bytes_written / 2**20:,.1f} MB, "
         f"last sync {answer.commit_ms:.1f} ms, {answer.free_bytes / 2**30:,.1f} GB free",
         highlight=False,
         markup=False,

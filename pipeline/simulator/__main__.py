@@ -18,7 +18,11 @@ from pipeline.simulator.server import Simulator
 
 @click.command(context_settings={"max_content_width": 110, "show_default": True})
 @click.option(
-    "--config", "file", type=click.Path(path_type=Path), metavar="FILE", help="Settings file.  [default: mds.toml]"
+    "--config",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Settings file; else the one that MDS_CONFIG names, else mds.toml if there is one.",
 )
 @click.option("--host", help="Address to listen on.")
 @click.option("--port", type=int, help="Port to listen on; 0 takes any free one.")

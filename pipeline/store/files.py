@@ -185,7 +185,7 @@ class EpochEvent(Event, frozen=True, kw_only=True):
 
 
 class StoppedEvent(Event, frozen=True, kw_only=True):
-    """A process ended in order; of a worker, with its last tick."""
+    """A worker ended its epoch in order, at this tick."""
 
     last_seq: int | None = None
 

@@ -215,6 +215,11 @@ class Board:
             f"{c.subscribed_instruments} instruments uncovered"
             for c in uncovered
         ]
+        reasons += [
+            f"connection {c.connection_id} ({c.role}) is live, and a gap is open: ticks are being missed"
+            for c in connections.values()
+            if c.active and c.gap_open
+        ]
         writer_silent = now_s - self._writer_heard_s > STALE_S
         if storage.state == "paused":
             reasons.append(f"the writer is not storing: {storage.reason}")

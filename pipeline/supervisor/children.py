@@ -17,8 +17,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import orjson
-
 from pipeline import __version__, role
 from pipeline.config import Config
 from pipeline.supervisor.policy import Restarts
@@ -166,8 +164,7 @@ class Children:
             )
             try:
                 if lock_fd >= 0:
-                    content = {"pid": process.pid, "version": __version__, "config_hash": self._config.hash}
-                    os.pwrite(lock_fd, orjson.dumps(content), 0)
+                    os.pwrite(lock_fd, role.lock_content(process.pid, self._config.hash), 0)
                 self._watch(child, process.pid)
             except OSError:  # nobody would see it end
                 process.kill()
@@ -181,9 +178,10 @@ class Children:
         if child.role != role.SIMULATOR:
             yield -1
             return
-        fd = os.open(role.lock_path(self._config, child.role), os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o600)
+        fd = os.open(role.lock_path(self._config, child.role), os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            os.ftruncate(fd, 0)
             yield fd
         finally:
             os.close(fd)

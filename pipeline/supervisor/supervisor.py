@@ -43,6 +43,7 @@ children_log = logging.getLogger(role.RELAYED)
 WORKER_MODULE, SIMULATOR_MODULE = "pipeline.worker", "pipeline.simulator"  # python -m ...
 WORKERS_END_S = 7.0  # a worker drains for at most worker.DRAIN_S and closes its socket before
 WRITER_END_S = 1.5
+SIMULATOR_END_S = 1.5  # it closes its sockets first
 OWN_EVENTS_S = 0.5
 LAST_WORDS_S = 0.5
 REFUSALS_SHOWN = 10
@@ -65,11 +66,10 @@ class Supervisor:
     def __init__(self, config: Config, *, simulate: bool) -> None:
         self._config = config
         self._simulate = simulate
-        self._version = f"{os.getpid()}-{time.time_ns()}"  # of the subscriptions: a new one for each change
+        self._version = f"{os.getpid()}-{time.time_ns()}"  # of the subscriptions: another for each service
         self._subscriptions = Subscriptions(config.kite.max_connections)
         self._refusals = self._subscriptions.add_universe(config.universe)
         self._stop = asyncio.Event()
-        self._locks: list[role.Lock] = []
 
     def lock(self) -> None:
         """Claim run folder and data folder. Raises AlreadyRunningError, or ConfigError where they are not usable."""
@@ -79,9 +79,7 @@ class Supervisor:
             role.make_folder(key, folder)
         role.make_folder("storage.data_dir", self._config.state_dir)
         for path in (role.lock_path(self._config, role.SUPERVISOR), self._config.state_dir / SERVICE_LOCK):
-            lock = role.Lock(path)
-            lock.acquire(self._config.hash)
-            self._locks.append(lock)
+            role.Lock(path).acquire(self._config.hash)
         writing = role.read_holder(self._config.state_dir / WRITER_LOCK)
         ours = role.read_holder(role.lock_path(self._config, role.WRITER))
         if writing is not None and (ours is None or ours.pid != writing.pid):
@@ -191,7 +189,7 @@ class Supervisor:
         self._log_event("service_stopped", {"drained": drained})
         await self._uplink.finish(self._config.storage.commit_interval_ms / 1000 + OWN_EVENTS_S)
         await self._children.end(role.WRITER, WRITER_END_S)
-        await self._children.end(role.SIMULATOR, WRITER_END_S)
+        await self._children.end(role.SIMULATOR, SIMULATOR_END_S)
         if drained:
             await self._hear_last_words()
         received, stored, spooled = self._board.totals()
