@@ -57,6 +57,8 @@ class ReceiveClock:
         if offset_ns <= -STEP_NS and abs(offset_ns - self._reported_ns) >= STEP_NS:
             self._reported_ns = offset_ns
             return ClockStep(offset_ns, followed=False)
+        if abs(offset_ns) < STEP_NS:
+            self._reported_ns = 0
         return None
 
     def suspended_ns(self) -> int:

@@ -47,6 +47,6 @@ class GapTracker:
         """Close the open gap, if any, because nothing is missed from now on, or this epoch ends."""
         if self._cause is None:
             return None
-        gap = Gap(self._cause, self._from_ns, now_ns)
+        gap = Gap(self._cause, self._from_ns, max(self._from_ns, now_ns))  # the clock may have been set back
         self._cause = None
         return gap

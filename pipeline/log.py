@@ -4,9 +4,10 @@ import contextlib
 import logging
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from logging.handlers import QueueHandler, QueueListener
 from queue import Full, Queue
+from typing import Any
 from urllib.parse import quote, quote_plus
 
 HIDDEN = "***"
@@ -33,6 +34,17 @@ def redact(text: str, secrets: Iterable[str]) -> str:
     for secret in _spellings(secrets):
         text = text.replace(secret, HIDDEN)
     return _NAMED.sub(rf"\1{HIDDEN}", _IN_HEADER.sub(rf"\1{HIDDEN}", text))
+
+
+def redact_all(value: Any, secrets: Sequence[str]) -> Any:
+    """Return a JSON value with every text in it redacted; numbers stay, whatever digits a secret has."""
+    if isinstance(value, str):
+        return redact(value, secrets)
+    if isinstance(value, Mapping):
+        return {key: redact_all(item, secrets) for key, item in value.items()}
+    if isinstance(value, list):
+        return value if all(type(item) is int for item in value) else [redact_all(item, secrets) for item in value]
+    return value
 
 
 def _spellings(secrets: Iterable[str]) -> list[str]:

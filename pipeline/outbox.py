@@ -270,7 +270,7 @@ class Outbox:
             if outlet.done:
                 outlet.spool.remove()
                 del self._leftovers[epoch]
-                log.info("what epoch %d had left is stored", epoch)
+                log.info("what could be read of epoch %d is stored", epoch)
 
     def close(self) -> None:
         """Let go of the files; what is spooled stays."""

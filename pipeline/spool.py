@@ -182,6 +182,7 @@ class Spool:
         wanted_bytes = min(max_bytes, segment.size - offset)
         data = _read(segment.path, offset, wanted_bytes)
         if len(data) < wanted_bytes:  # it cannot be read, or somebody has cut it: what is missing is damage
+            segment.damaged = True  # a torn end has its bytes: this file may be readable another time
             self._report(segment, offset + len(data), segment.size)
         whole = offset + len(data) >= segment.size or len(data) < wanted_bytes
         records, position = [], 0

@@ -20,6 +20,7 @@ from pipeline.days import Calendar
 from pipeline.epoch import claim_spool, close_epoch, open_epoch
 from pipeline.errors import SpoolFullError
 from pipeline.events import encode_event, source_of
+from pipeline.log import redact_all
 from pipeline.outbox import Batch, Encoder, Loss, Outbox
 from pipeline.spool import Incoming
 from pipeline.wire import COMMITS_SOCKET, TICKS_SOCKET, Commit, WireError, decode_commit
@@ -56,7 +57,7 @@ class Uplink:
         self._config = config
         self._connection_id = connection_id
         # events that found no room in the spool; the oldest go when even memory should end
-        self._held_back: deque[tuple[str, Mapping[str, Any]]] = deque(maxlen=HELD_BACK_EVENTS)
+        self._held_back: deque[tuple[str, Mapping[str, Any], int]] = deque(maxlen=HELD_BACK_EVENTS)
         self._pumping = False
         self._committed = asyncio.Event()
         self._on_commit = on_commit
@@ -89,18 +90,20 @@ class Uplink:
     def log_event(self, event: str, fields: Mapping[str, Any]) -> None:
         """Number an event and hand it on like a tick. Without room for it, it is kept until there is."""
         self._retry_events()
-        if self._held_back or not self._append_event(event, fields):
+        happened_ns = self.clock.now_ns()
+        if self._held_back or not self._append_event(event, fields, happened_ns):
             if not self._held_back:
                 log.error("no room for the event %r: it and what follows are kept until there is", event)
-            self._held_back.append((event, fields))
+            self._held_back.append((event, fields, happened_ns))
 
-    def _append_event(self, event: str, fields: Mapping[str, Any]) -> bool:
+    def _append_event(self, event: str, fields: Mapping[str, Any], happened_ns: int) -> bool:
         live = self.outbox.live
         now_ns = self.clock.now_ns()
+        same_day = self.calendar.day_of(happened_ns) == self.calendar.day_of(now_ns)  # as the file it will stand in
         line = encode_event(
             event,
-            self.calendar.timestamp(now_ns),
-            fields,
+            self.calendar.timestamp(happened_ns if same_day else now_ns),
+            redact_all(fields, self._config.secrets),  # a server may quote what it was sent
             source=source_of(self._connection_id),
             epoch=self.epoch,
             event_seq=live.spool.last.event_seq + 1,

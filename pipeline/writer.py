@@ -104,6 +104,7 @@ class Writer:
         self._free_bytes = 0
         self._refused = 0
         self._failed_syncs = 0
+        self._sync_has_failed = False
 
     def stop(self, *_: int | FrameType | None) -> None:
         """End after everything that has arrived is durable. A signal handler."""
@@ -111,7 +112,8 @@ class Writer:
 
     def run(self) -> None:
         """Record until stopped. Raises OSError when the disk cannot be used at all."""
-        self._recover()
+        if not self._recover():
+            return
         pull: zmq.Socket[bytes] = self._context.socket(zmq.PULL)
         pull.setsockopt(zmq.RCVHWM, RECEIVE_BATCHES)
         pull.bind(role.endpoint(self._run_dir, TICKS_SOCKET))
@@ -139,16 +141,20 @@ class Writer:
                 self._publish(commits)
         self._finish(pull, commits)
 
-    def _recover(self) -> None:
-        """Read back the files; with a full disk, wait until there is room for what recovery has to write."""
-        while True:
+    def _recover(self) -> bool:
+        """Read back the files; with a full disk, wait until there is room for what recovery has to write.
+
+        False when told to stop meanwhile: nothing is known then, and no checkpoint may be written.
+        """
+        while not self._stopping:
             try:
                 self.journal.recover()
             except DiskFullError as error:
                 log.error("the disk is full, cannot begin: %s", error.strerror)
                 time.sleep(FAULT_PAUSE_S)
             else:
-                return
+                return True
+        return False
 
     def _poll_ms(self, now_s: float) -> int:
         due = [self._repeat_due_s, self._room_due_s]
@@ -201,11 +207,15 @@ class Writer:
         self._syncing = False
         if error is None:
             self.journal.committed(commit)
+            self._sync_has_failed = False
         else:
             self._failed_syncs += 1
+            is_first = not self._sync_has_failed
+            self._sync_has_failed = True
             log.error("syncing to disk failed (%s): going back to the last commit, workers send again", error.strerror)
             self._roll_back()
-            self.journal.log_event("sync_failed", {"error": error.strerror, "syncs_failed": self._failed_syncs})
+            if is_first:  # once for a row of them: every failure brings these events back to be written again
+                self.journal.log_event("sync_failed", {"error": error.strerror, "syncs_failed": self._failed_syncs})
         if self.journal.dirty and not self._commit_due_s:
             self._commit_due_s = time.monotonic() + self._interval_s
 
@@ -215,6 +225,7 @@ class Writer:
             self._syncing = False
         self.journal.roll_back()
         self._boot = str(time.time_ns())
+        self._commit_due_s = time.monotonic() + FAULT_PAUSE_S
         self._pause("the disk has failed")
 
     def _pause(self, why: str) -> None:
@@ -233,7 +244,7 @@ class Writer:
         self._free_bytes = usage.f_bavail * usage.f_frsize
         if self._free_bytes < self._reserve_bytes:
             self._pause(f"less than storage.reserve_mb = {self._config.storage.reserve_mb} MB are free")
-        elif not self._taking and now_s >= self._take_again_s:
+        elif not self._taking and now_s >= self._take_again_s and not self._sync_has_failed:
             log.warning("storing again")
             self._taking, self._why_not_taking = True, ""
             self.journal.log_event("storing_resumed", {})

@@ -125,3 +125,14 @@ def test_it_never_steps_back(history):
             getattr(machine, what)(ns)
         assert clock.now_ns() >= last_ns
         last_ns = clock.now_ns()
+
+
+def test_each_step_back_is_told_however_often_it_comes():
+    """Once the clocks have agreed again, the same step back is a new one."""
+    machine = Machine()
+    clock = machine.clock()
+    steps = []
+    for offset_ns in (-9 * NS_PER_S, 9 * NS_PER_S, -9 * NS_PER_S):
+        machine.wall_ns += offset_ns
+        steps.append(clock.check())
+    assert steps == [ClockStep(-9 * NS_PER_S, followed=False), None, ClockStep(-9 * NS_PER_S, followed=False)]

@@ -17,6 +17,7 @@ HISTORIES = {
     "a first start has nothing to miss": (FIRST, [("frame", 700)], []),
     "after an orderly end": (CLEAN, [("frame", 700)], [Gap("stopped", 500, 700)]),
     "after a kill": (KILLED, [("frame", 700)], [Gap("killed", 500, 700)]),
+    "a clock that was set back meanwhile": (KILLED, [("frame", 300)], [Gap("killed", 500, 500)]),
     "after an end without instruments": (CLEAN_WITHOUT_INSTRUMENTS, [("frame", 700)], []),
     "after a kill without instruments": (KILLED_WITHOUT_INSTRUMENTS, [("frame", 700)], []),
     "after a lost spool nobody knows since when": (LOST, [("frame", 700)], [Gap("spool lost", 0, 700)]),

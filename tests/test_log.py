@@ -8,7 +8,7 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from pipeline.log import HIDDEN, RedactingFormatter, redact
+from pipeline.log import HIDDEN, RedactingFormatter, redact, redact_all
 
 KEY, TOKEN = "k3yk3yk3yk3yk3y", "t0k+n/t0ken=t0k n%"
 SECRETS = (KEY, TOKEN)
@@ -134,3 +134,13 @@ print("on")
     os.close(stderr)
     out, _ = process.communicate(timeout=DEADLINE_S)
     assert out == "on\n"
+
+
+def test_secrets_within_a_json_value_are_blanked_and_its_numbers_kept():
+    """What an event carries is redacted text by text: a secret of digits must not eat a token or a number."""
+    value = {"data": {"message": "no such token 12345", "codes": [12345, "12345"]}, "instruments": [12345], "n": 12345}
+    assert redact_all(value, ["12345"]) == {
+        "data": {"message": "no such token ***", "codes": [12345, "***"]},
+        "instruments": [12345],
+        "n": 12345,
+    }

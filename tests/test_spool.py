@@ -404,3 +404,17 @@ def test_a_file_system_without_room(tmp_path):
         spool.close()
     finally:
         subprocess.run(["umount", tmp_path], check=True)
+
+
+def test_a_last_segment_that_cannot_be_read_is_kept(tmp_path, monkeypatch):
+    """Unreadable is not torn: what could not be handed on is set aside when the spool is removed, not deleted."""
+    spool = Spool.create(tmp_path / "1" / "5", 2**20)
+    spool.append_frames([Incoming(1, 2, b"first"), Incoming(2, 2, b"second")])
+    spool.close()
+    left = Spool.open(tmp_path / "1" / "5")
+    content = (tmp_path / "1" / "5" / "00000001.spool").read_bytes()
+    monkeypatch.setattr(spool_module, "_read", lambda *_: b"")
+    chunk = left.read(left.seek(Mark()), 1000)
+    assert (chunk.records, chunk.next) == ([], left.end)
+    left.remove()
+    assert (tmp_path / "1" / "5-00000001.damaged").read_bytes() == content

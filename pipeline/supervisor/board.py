@@ -40,6 +40,7 @@ class _Connection:
     epoch: int | None = None
     samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))  # (monotonic s, ticks)
     last_tick_time: str | None = None
+    epochs: set[int] = field(default_factory=set)  # of which tick_count counts all ticks
 
     @property
     def tick_count(self) -> int:
@@ -81,8 +82,7 @@ class Board:
         self._instruments: dict[int, _Instrument] = {}
         self._writer: Mapping[str, Any] = {}
         self._writer_heard_s = 0.0
-        self._durable: dict[StreamId, int] = {}  # the last seq of each stream
-        self._ticks_stored = 0  # since this service started
+        self._durable: dict[StreamId, tuple[int, int]] = {}  # the seq of each stream, at first and now
 
     def hear(self, message: Mapping[str, Any], now_s: float) -> None:
         """Take in a status or digest message of a process."""
@@ -100,6 +100,7 @@ class Board:
         if message["epoch"] != connection.epoch:
             connection.counted_before = connection.counted_until(message)
             connection.epoch = message["epoch"]
+        connection.epochs.add(message["epoch"])
         connection.message, connection.heard_s = message, now_s
         connection.last_tick_time = message["last_tick_time"] or connection.last_tick_time
         connection.samples.append((now_s, connection.tick_count))
@@ -119,19 +120,17 @@ class Board:
         )
 
     def hear_commit(self, commit: Commit) -> None:
-        """Count what has become durable. What was so before the first commit of an older epoch is not counted."""
+        """Take note of what has become durable."""
         for stream, mark in commit.durable.items():
             if stream.connection_id != SUPERVISOR_ID:
-                is_older = stream.epoch < self._started.timestamp() * 1000
-                before = self._durable.get(stream, mark.seq if is_older else 0)
-                self._ticks_stored += mark.seq - before
-        self._durable = {stream: mark.seq for stream, mark in commit.durable.items()}
+                first, _ = self._durable.get(stream, (mark.seq, 0))
+                self._durable[stream] = (first, mark.seq)
 
     @property
     def all_stored(self) -> bool:
         """Whether everything that the workers have reported as received is known to be durable."""
         return all(
-            self._durable.get(StreamId(c, known.epoch), 0) >= known.message["ticks_received"]
+            self._durable.get(StreamId(c, known.epoch), (0, 0))[1] >= known.message["ticks_received"]
             for c, known in self._connections.items()
             if known.epoch is not None
         )
@@ -140,7 +139,15 @@ class Board:
         """Return the ticks received, stored, and still spooled."""
         received = sum(connection.tick_count for connection in self._connections.values())
         pending = sum(connection.message.get("ticks_pending", 0) for connection in self._connections.values())
-        return received, self._ticks_stored, pending
+        return received, self._stored, pending
+
+    @property
+    def _stored(self) -> int:
+        """Ticks that have become durable: all of the epochs that count as received, of older ones what was left."""
+        return sum(
+            now - (0 if stream.epoch in self._connections[stream.connection_id].epochs else first)
+            for stream, (first, now) in self._durable.items()
+        )
 
     def _connection(self, connection_id: int, children: Mapping[str, Child], now_s: float) -> ConnectionStatus:
         known = self._connections[connection_id]
@@ -190,7 +197,7 @@ class Board:
             reason=message.get("reason", ""),
             data_dir=str(self._config.storage.data_dir),
             current_file=tick_file_name(self._clock().date()),
-            ticks_stored=self._ticks_stored,
+            ticks_stored=self._stored,
             bytes_written=message.get("bytes_written", 0),
             spool_bytes=sum(c.message.get("spool_bytes", 0) for c in self._connections.values()),
             commits=message.get("commits", 0),

@@ -199,9 +199,12 @@ class Children:
         asyncio.get_running_loop().remove_reader(child.pidfd)
         os.close(child.pidfd)
         child.exit_code = child.process.wait() if child.process else None
-        pid, child.pid, child.pidfd, child.process, child.is_outdated = child.pid, None, -1, None, False
+        pid, child.pid, child.pidfd, child.process = child.pid, None, -1, None
+        is_renewed, child.is_outdated = child.is_outdated, False
         if child.is_ending:
             child.state = "stopped"
+        elif is_renewed:
+            asyncio.get_running_loop().call_soon(self._start, child)
         else:
             delay_s = self._start_later(child, time.monotonic() - child.started_s)
             how = _how(child.exit_code)
