@@ -9,7 +9,6 @@ import asyncio
 import logging
 import signal
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -20,6 +19,7 @@ import zmq.asyncio
 from pipeline import role
 from pipeline.config import Config, Mode, from_child
 from pipeline.days import NS_PER_S
+from pipeline.digest import Digest
 from pipeline.errors import MdsError, SpoolFullError
 from pipeline.gaps import Gap, GapTracker
 from pipeline.kite.feed import Feed, StateChange, classify_text, install_reactor
@@ -40,27 +40,6 @@ DRAIN_S = 5.5  # at the end, for the writer to make everything durable
 REJECTS_EACH = 20  # of one frame, in an event of their own
 REJECT_BYTES = 2**18  # of the others, in one
 TEXT_EVENTS = {"order": "order_update", "error": "kite_error"}
-
-
-class Digest:
-    """Count, price and time of the latest decoded tick of each instrument, since the last one was taken."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[int] = Counter()
-        self._latest: dict[int, StoredTick] = {}
-
-    def add(self, ticks: Sequence[StoredTick]) -> None:
-        """Take in ticks of one frame."""
-        tokens = [tick.instrument_token for tick in ticks]
-        self._counts.update(tokens)
-        self._latest.update(zip(tokens, ticks, strict=True))
-
-    def take(self) -> list[tuple[int, int, float, str]]:
-        """Return (token, count, last price, receive time) for each instrument that ticked, and begin anew."""
-        taken = [(t, self._counts[t], tick.last_price, tick.timestamp) for t, tick in self._latest.items()]
-        self._counts.clear()
-        self._latest.clear()
-        return taken
 
 
 class Worker:

@@ -189,5 +189,12 @@ def test_the_status_line_never_waits(tmp_path):
         line = StatusLine(context, tmp_path, "writer")
         for number in range(5000):
             line.send("status", number=number)
+        pull = context.socket(zmq.PULL)
+        pull.bind(endpoint(tmp_path, STATUS_SOCKET))
+        heard: list[int] = []
+        while pull.poll(DEADLINE_MS if not heard else 200):
+            heard.append(orjson.loads(pull.recv())["number"])
     finally:
         context.destroy(linger=0)
+    assert heard == list(range(len(heard)))
+    assert 0 < len(heard) < 5000
