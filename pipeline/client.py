@@ -2,26 +2,42 @@
 
 import itertools
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import orjson
 import zmq
+from pydantic import TypeAdapter
 
-from pipeline.errors import ControlError, NotRunningError
+from pipeline.config import Mode
+from pipeline.errors import ControlError, NotRunningError, refusal
+from pipeline.requests import Change, HistoryEntry, Restarted
 from pipeline.role import SUPERVISOR, endpoint, read_holder
-from pipeline.status import Status
+from pipeline.status import ConnectionStatus, Health, Instrument, Metrics, Status, Storage
 from pipeline.wire import CONTROL_SOCKET
 
 TIMEOUT_S = 5.0
 POLL_S = 0.05
 
 
-class Client:
-    """A connection to the control socket in a run folder. A context manager; not thread-safe."""
+_CONNECTIONS = TypeAdapter(dict[str, ConnectionStatus])
+_INSTRUMENTS = TypeAdapter(list[Instrument])
+_HISTORY = TypeAdapter(list[HistoryEntry])
 
-    def __init__(self, run_dir: Path = Path("run"), timeout_s: float = TIMEOUT_S) -> None:
-        self._run_dir = run_dir.absolute()
+
+class Client:
+    """A connection to the control socket in a run folder. A context manager; not thread-safe.
+
+    Every method raises NotRunningError where no service answers, and ControlError where it answers with an error. What
+    changes something raises one of RequestRefusedError: then nothing has changed at all.
+    """
+
+    def __init__(
+        self, run_dir: Path | str = "run", timeout_s: float = TIMEOUT_S, *, by: Literal["cli", "client"] = "client"
+    ) -> None:
+        self._run_dir = Path(run_dir).absolute()
+        self._by = by
         self._lock = self._run_dir / f"{SUPERVISOR}.lock"
         self._timeout_ms = int(timeout_s * 1000)
         self._ids = itertools.count(1)
@@ -42,6 +58,68 @@ class Client:
         """Return everything that is known of the service."""
         return Status.model_validate(self.call("status"))
 
+    def health(self) -> Health:
+        """Tell whether everything that is subscribed is being recorded, and if not, why."""
+        return Health.model_validate(self.call("health"))
+
+    def connections(self) -> dict[str, ConnectionStatus]:
+        """Return the three connections, keys "1", "2" and "3"."""
+        return _CONNECTIONS.validate_python(self.call("connections"))
+
+    def instruments(self) -> list[Instrument]:
+        """Return the subscribed instruments."""
+        return _INSTRUMENTS.validate_python(self.call("instruments"))
+
+    def storage(self) -> Storage:
+        """Return what the writer does."""
+        return Storage.model_validate(self.call("storage"))
+
+    def metrics(self) -> Metrics:
+        """Return counts and rates."""
+        return Metrics.model_validate(self.call("metrics"))
+
+    def history(self, limit: int = 100) -> list[HistoryEntry]:
+        """Return the latest changes that were asked for, oldest first."""
+        return _HISTORY.validate_python(self.call("history", limit=limit))
+
+    def subscribe(self, tokens: Iterable[int], mode: Mode = "quote", connection_id: int | None = None) -> Change:
+        """Subscribe instruments on the connection that is for this mode, or on the one that is named.
+
+        Raises AlreadySubscribedError, CapacityError.
+        """
+        return self._change("subscribe", tokens=list(tokens), mode=mode, connection_id=connection_id)
+
+    def unsubscribe(self, tokens: Iterable[int], *, ignore_unknown: bool = False) -> Change:
+        """Unsubscribe instruments. Raises NotSubscribedError, unless unknown ones are to be passed over."""
+        return self._change("unsubscribe", tokens=list(tokens), ignore_unknown=ignore_unknown)
+
+    def unsubscribe_all(self) -> Change:
+        """Unsubscribe everything."""
+        return self._change("unsubscribe_all")
+
+    def set_mode(self, tokens: Iterable[int], mode: Mode, *, subscribe_unknown: bool = False) -> Change:
+        """Give instruments a mode, and move them to the connection that is for it, with no moment uncovered.
+
+        Raises NotSubscribedError, unless those are to be subscribed, and CapacityError.
+        """
+        return self._change("set_mode", tokens=list(tokens), mode=mode, subscribe_unknown=subscribe_unknown)
+
+    def mirror(self, on: bool = True) -> Change:
+        """Let connection 3 record what connection 1 records as well, or end that."""
+        return self._change("mirror", on=on)
+
+    def failover(self, connection_id: int) -> Change:
+        """Let the spare carry what a connection has, with no moment uncovered."""
+        return self._change("failover", connection_id=connection_id)
+
+    def failback(self, connection_id: int | None = None) -> Change:
+        """Give back what the spare carries for this connection, or for both."""
+        return self._change("failback", connection_id=connection_id)
+
+    def restart(self, role: str) -> Restarted:
+        """End a process in order and start it anew."""
+        return Restarted.model_validate(self.call("restart", role=role))
+
     def shutdown(self, timeout_s: float = 15.0) -> bool:
         """Ask the service to end, and wait until it has; False if it is still ending after `timeout_s`."""
         self.call("shutdown")
@@ -53,7 +131,7 @@ class Client:
         return True
 
     def call(self, method: str, **params: Any) -> Any:
-        """Return the result of one request. Raises NotRunningError, or ControlError with the service's words."""
+        """Return the result of one request as it came."""
         if read_holder(self._lock) is None:
             raise NotRunningError(f"no service is running in {self._run_dir}; start one with: mds run")
         request_id = next(self._ids)
@@ -64,9 +142,13 @@ class Client:
             if response["id"] != request_id:  # an answer to a request that was given up
                 continue
             if "error" in response:
-                raise ControlError(response["error"]["message"])
+                message, details = response["error"]["message"], response["error"].get("data")
+                raise refusal(message, details) if details else ControlError(message)
             return response["result"]
         raise NotRunningError(f"the service in {self._run_dir} does not answer")
+
+    def _change(self, method: str, **params: Any) -> Change:
+        return Change.model_validate(self.call(method, by=self._by, **params))
 
     def _connected(self) -> "zmq.Socket[bytes]":
         if self._socket is None:

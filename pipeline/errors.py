@@ -1,5 +1,8 @@
 """What can go wrong, as a user sees it: each error names the thing, the cause and the way out."""
 
+from collections.abc import Mapping
+from typing import Any
+
 
 class MdsError(Exception):
     """Base of every error that is shown as one line without a traceback; `exit_code` ends the command."""
@@ -25,6 +28,43 @@ class NotRunningError(MdsError):
 
 class ControlError(MdsError):
     """The service answered a request with an error."""
+
+
+class RequestRefusedError(ControlError):
+    """A request was understood and refused as a whole: nothing has changed.
+
+    `details` are JSON types and hold what a program may want to know of the reason, `kind` included.
+    """
+
+    kind = "refused"
+
+    def __init__(self, message: str, details: Mapping[str, Any] | None = None) -> None:
+        super().__init__(message)
+        self.details = {"kind": self.kind, **(details or {})}
+
+
+class AlreadySubscribedError(RequestRefusedError):
+    """Instruments are subscribed already. `details["duplicates"]`: instrument_token, connection_id, mode of each."""
+
+    kind = "already_subscribed"
+
+
+class NotSubscribedError(RequestRefusedError):
+    """Instruments are not subscribed. `details["unknown"]`: their tokens."""
+
+    kind = "not_subscribed"
+
+
+class CapacityError(RequestRefusedError):
+    """A connection has no room for all of them. `details`: connection_id, requested, available."""
+
+    kind = "capacity"
+
+
+def refusal(message: str, details: Mapping[str, Any]) -> RequestRefusedError:
+    """Return the refusal that an answer of the service tells of."""
+    known = {kind.kind: kind for kind in (AlreadySubscribedError, NotSubscribedError, CapacityError)}
+    return known.get(details.get("kind", ""), RequestRefusedError)(message, details)
 
 
 class EpochError(MdsError):

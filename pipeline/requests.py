@@ -1,0 +1,127 @@
+"""What can be asked of the control socket, and the answers that are not a status: one set of models for both sides."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from pipeline.config import Mode, Token
+
+MAX_TOKENS = 100_000  # in one request; more than can be subscribed, so that the answer can say by how much
+KEPT_CHANGES = 1000  # that `history` can tell of
+
+ConnectionId = Literal[1, 2, 3]
+Tokens = Annotated[list[Token], Field(min_length=1, max_length=MAX_TOKENS)]
+Action = Literal["subscribe", "unsubscribe", "set_mode", "mirror", "failover", "failback"]
+By = Literal["cli", "client", "universe", "failover"]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NoParams(_Model):
+    """Of a method that takes none."""
+
+
+class _ChangeParams(_Model):
+    by: Literal["cli", "client"] = "client"  # who asks, for the history
+
+
+class SubscribeParams(_ChangeParams):
+    """Subscribe instruments that are not subscribed yet; all or none."""
+
+    tokens: Tokens
+    mode: Mode = "quote"
+    connection_id: ConnectionId | None = None  # None: the one that is for this mode
+
+
+class UnsubscribeParams(_ChangeParams):
+    """Unsubscribe instruments; all or none, unless unknown ones are to be passed over."""
+
+    tokens: Tokens
+    ignore_unknown: bool = False
+
+
+class UnsubscribeAllParams(_ChangeParams):
+    """Unsubscribe everything."""
+
+
+class SetModeParams(_ChangeParams):
+    """Give instruments a mode, and move them to the connection that is for it; all or none."""
+
+    tokens: Tokens
+    mode: Mode
+    subscribe_unknown: bool = False  # take in those that are not subscribed yet
+
+
+class MirrorParams(_ChangeParams):
+    """Let connection 3 record, or no longer record, what connection 1 records."""
+
+    on: bool = True
+
+
+class FailoverParams(_ChangeParams):
+    """Let the spare carry what a connection has."""
+
+    connection_id: Literal[1, 2]
+
+
+class FailbackParams(_ChangeParams):
+    """Give back what the spare carries; None: all of it."""
+
+    connection_id: Literal[1, 2] | None = None
+
+
+class RestartParams(_Model):
+    """End a process in order and start it anew."""
+
+    role: str
+
+
+class HistoryParams(_Model):
+    """The latest changes."""
+
+    limit: int = Field(default=100, ge=1, le=KEPT_CHANGES)
+
+
+class Pending(_Model):
+    """What a connection has not yet sent to Kite."""
+
+    connection_id: ConnectionId
+    reason: str  # its state in words
+
+
+class Change(_Model):
+    """What a request has changed."""
+
+    success: Literal[True] = True
+    action: Action
+    requested: int  # tokens in the request, repeats included
+    instruments: list[int]  # what has changed, each once, in the order of the request
+    mode: Mode | None = None  # of them from now on
+    connections: dict[str, int] = {}  # how many of them are on which connection; were, where they are unsubscribed
+    repeats: list[int] = []  # given more than once in the request, and counted once
+    unchanged: list[int] = []  # were already as wished
+    unknown: list[int] = []  # not subscribed, and passed over as asked
+    confirmed: bool  # all of it has been sent to Kite
+    pending: list[Pending] = []  # where not; it is sent as soon as it can be
+
+
+class HistoryEntry(_Model):
+    """A change that was asked for."""
+
+    timestamp: str
+    action: Action
+    by: By
+    instruments: list[int]
+    mode: Mode | None = None
+    connections: dict[str, int] = {}
+    result: Literal["done", "refused"]
+    reason: str = ""  # of a refusal
+
+
+class Restarted(_Model):
+    """A process that was started anew."""
+
+    role: str
+    pid: int | None  # of the new one; None: it is not there yet
