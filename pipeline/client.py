@@ -18,6 +18,7 @@ from pipeline.status import ConnectionStatus, Health, Instrument, Metrics, Statu
 from pipeline.wire import CONTROL_SOCKET
 
 TIMEOUT_S = 5.0
+RESTART_S = 30.0  # a worker hands on all it has before it ends
 POLL_S = 0.05
 
 
@@ -39,7 +40,7 @@ class Client:
         self._run_dir = Path(run_dir).absolute()
         self._by = by
         self._lock = self._run_dir / f"{SUPERVISOR}.lock"
-        self._timeout_ms = int(timeout_s * 1000)
+        self._timeout_s = timeout_s
         self._ids = itertools.count(1)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
@@ -118,7 +119,7 @@ class Client:
 
     def restart(self, role: str) -> Restarted:
         """End a process in order and start it anew."""
-        return Restarted.model_validate(self.call("restart", role=role))
+        return Restarted.model_validate(self._ask("restart", {"role": role}, RESTART_S))
 
     def shutdown(self, timeout_s: float = 15.0) -> bool:
         """Ask the service to end, and wait until it has; False if it is still ending after `timeout_s`."""
@@ -132,12 +133,15 @@ class Client:
 
     def call(self, method: str, **params: Any) -> Any:
         """Return the result of one request as it came."""
+        return self._ask(method, params, self._timeout_s)
+
+    def _ask(self, method: str, params: dict[str, Any], timeout_s: float) -> Any:
         if read_holder(self._lock) is None:
             raise NotRunningError(f"no service is running in {self._run_dir}; start one with: mds run")
         request_id = next(self._ids)
         socket = self._connected()
         socket.send(orjson.dumps({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}))
-        while socket.poll(self._timeout_ms):
+        while socket.poll(int(timeout_s * 1000)):
             response = orjson.loads(socket.recv())
             if response["id"] != request_id:  # an answer to a request that was given up
                 continue

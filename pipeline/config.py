@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pipeline.errors import ConfigError
@@ -29,6 +29,7 @@ SECRET_CHARS = 5  # Kite's have 16 and 32
 SECRET_VARIABLES = ("KITE_API_KEY", "KITE_ACCESS_TOKEN")
 
 Mode = Literal["ltp", "quote", "full"]
+Overflow = Literal["refuse", "spill"]
 Token = Annotated[int, Field(strict=True, gt=0, lt=2**32)]
 
 
@@ -86,15 +87,19 @@ class Runtime(_Section):
 class Universe(_Section):
     """What is subscribed at start: `primary` in quote mode on connection 1, `secondary` in full mode on 2."""
 
+    overflow: Overflow = "refuse"  # what finds no room; "spill": it goes to the other of connections 1 and 2
     primary: tuple[Token, ...] = ()
     secondary: tuple[Token, ...] = ()
     batch_size: int = Field(default=500, ge=1, le=MAX_INSTRUMENTS)  # tokens in one request to Kite
 
     @field_validator("primary", "secondary")
     @classmethod
-    def _fits(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        if len(set(value)) > MAX_INSTRUMENTS:
-            raise ValueError(f"{len(set(value))} instruments, one connection holds {MAX_INSTRUMENTS}")
+    def _fits(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+        room, who = MAX_INSTRUMENTS, "one connection holds"
+        if info.data.get("overflow") == "spill":
+            room, who = 2 * MAX_INSTRUMENTS, "two connections hold"
+        if len(set(value)) > room:
+            raise ValueError(f"{len(set(value))} instruments, {who} {room}")
         return value
 
 

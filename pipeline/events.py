@@ -11,6 +11,7 @@ its place again by these endings, so their order is part of the format. In betwe
                             previous_end: none, clean, killed, unknown
       connected             -
       subscribed            instruments: {mode: [token, ...]}, once a frame has come after they were sent to Kite
+      resubscribed          instruments: {mode: [token, ...]}, dropped: [token, ...]: changes to that on the same socket
       disconnected          cause, reason, retry_in_s, http_status?, close_code?; was live
       not_connected         the same of an attempt that never was
       gap                   instruments: [token, ...], from (null: not known), to, cause; gap_epoch?, first_seq?,
@@ -26,7 +27,10 @@ its place again by these endings, so their order is part of the format. In betwe
       service_started       version, simulated
       process_started       process, pid; also of one that was adopted
       process_died          process, exit_code (null: not known); it is started again
-      subscription_refused  instruments, reason, by
+      request               action: subscribe, unsubscribe, set_mode, mirror, unmirror, failover, failback;
+                            by: cli, client, universe, failover; instruments: [token, ...], mode?,
+                            connections?: {connection: count}, result: done, refused; reason?
+      subscriptions_damaged file, error, kept_in
       service_stopped       drained: nothing is left in a spool of a worker
     writer       without connection_id
       file_missing          file, bytes: stored, and gone

@@ -43,10 +43,14 @@ class GapTracker:
             self._cause = cause
             self._from_ns = self.last_frame_ns or now_ns
 
-    def closed(self, now_ns: int) -> Gap | None:
-        """Close the open gap, if any, because nothing is missed from now on, or this epoch ends."""
+    def until(self, now_ns: int) -> Gap | None:
+        """Return the open gap, if any, as far as it goes by now."""
         if self._cause is None:
             return None
-        gap = Gap(self._cause, self._from_ns, max(self._from_ns, now_ns))  # the clock may have been set back
+        return Gap(self._cause, self._from_ns, max(self._from_ns, now_ns))  # the clock may have been set back
+
+    def closed(self, now_ns: int) -> Gap | None:
+        """Close the open gap, if any, because nothing is missed from now on, or this epoch ends."""
+        gap = self.until(now_ns)
         self._cause = None
         return gap

@@ -6,12 +6,12 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from pipeline.config import Mode, Token
 
-MAX_TOKENS = 100_000  # in one request; more than can be subscribed, so that the answer can say by how much
+MAX_TOKENS = 20_000  # in one request; more than can be subscribed, so that the answer can say by how much
 KEPT_CHANGES = 1000  # that `history` can tell of
 
 ConnectionId = Literal[1, 2, 3]
 Tokens = Annotated[list[Token], Field(min_length=1, max_length=MAX_TOKENS)]
-Action = Literal["subscribe", "unsubscribe", "set_mode", "mirror", "failover", "failback"]
+Action = Literal["subscribe", "unsubscribe", "set_mode", "mirror", "unmirror", "failover", "failback"]
 By = Literal["cli", "client", "universe", "failover"]
 
 
@@ -87,7 +87,7 @@ class HistoryParams(_Model):
 class Pending(_Model):
     """What a connection has not yet sent to Kite."""
 
-    connection_id: ConnectionId
+    connection_id: int
     reason: str  # its state in words
 
 

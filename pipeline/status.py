@@ -40,10 +40,11 @@ class Instrument(_Model):
     """One subscribed instrument."""
 
     instrument_token: int
-    connection_id: int
+    connection_id: int  # that records it
     mode: Mode
+    mirrored: bool  # connection 3 records it as well
     subscribed_at: str
-    tick_count: int
+    tick_count: int  # stored since it was subscribed, of both where it is mirrored
     last_price: float | None
     last_tick_time: str | None
 

@@ -19,9 +19,18 @@ Batches go from a worker (or the supervisor) to the writer, commits from the wri
             "streams": [[connection, epoch, durable seq, durable event_seq, accepted seq, accepted event_seq], ...]}
 
 A stream that a commit does not list has nothing stored, or lies below `retired` and is stored whole.
+
+Orders go from the supervisor to a worker, and say what it should have on the wire as a difference to the order before,
+or to nothing where `after` is 0:
+
+    order   one part, JSON: {"service", "version", "after", "set": {mode: [token, ...]}, "drop": [token, ...]}
+
+Versions count 1, 2, 3, ... for each worker and service, which is one run of the supervisor. A worker's status repeats
+both. Where they are not what was sent last, something was lost or one of the two is new, and the next order is whole.
 """
 
 import struct
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
 from typing import Annotated, NamedTuple, TypeAlias
@@ -29,6 +38,7 @@ from typing import Annotated, NamedTuple, TypeAlias
 import msgspec
 import orjson
 
+from pipeline.config import Mode
 from pipeline.errors import MdsError
 
 VERSION = 1
@@ -165,4 +175,53 @@ class _CommitMessage(msgspec.Struct):
     streams: list[tuple[_Number, _Number, _Number, _Number, _Number, _Number]]
 
 
+class Order(NamedTuple):
+    """What a worker should have on the wire from now on, as far as it is different from the order `after`."""
+
+    service: str
+    version: int
+    after: int
+    changed: Mapping[int, Mode]
+    dropped: Sequence[int]
+
+
+def encode_order(order: Order) -> bytes:
+    """Return an order as one message part."""
+    message = {
+        "service": order.service,
+        "version": order.version,
+        "after": order.after,
+        "set": by_mode(order.changed),
+        "drop": order.dropped,
+    }
+    return orjson.dumps(message)
+
+
+def decode_order(data: bytes) -> Order:
+    """Return the order of a message part. Raises WireError."""
+    try:
+        message = _ORDERS.decode(data)
+    except msgspec.MsgspecError as error:
+        raise WireError(f"an order that cannot be read: {error}") from None
+    changed = {token: mode for mode, tokens in message.set.items() for token in tokens}
+    return Order(message.service, message.version, message.after, changed, message.drop)
+
+
+def by_mode(instruments: Mapping[int, Mode]) -> dict[Mode, list[int]]:
+    """Return the tokens of each mode."""
+    grouped: dict[Mode, list[int]] = {}
+    for token, mode in instruments.items():
+        grouped.setdefault(mode, []).append(token)
+    return grouped
+
+
+class _OrderMessage(msgspec.Struct):
+    service: str
+    version: int
+    after: int
+    set: dict[Mode, list[int]]
+    drop: list[int]
+
+
+_ORDERS = msgspec.json.Decoder(_OrderMessage)
 _COMMITS = msgspec.json.Decoder(_CommitMessage)

@@ -9,10 +9,9 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-import orjson
 import zmq
 import zmq.asyncio
 
@@ -22,20 +21,21 @@ from pipeline.days import NS_PER_S
 from pipeline.digest import Digest
 from pipeline.errors import MdsError, SpoolFullError
 from pipeline.gaps import Gap, GapTracker
-from pipeline.kite.feed import Feed, StateChange, classify_text, install_reactor
+from pipeline.kite.feed import Batch, Feed, StateChange, classify_text, install_reactor
 from pipeline.kite.packets import Decoder, Reject, split
 from pipeline.outbox import Loss
 from pipeline.records import Record
 from pipeline.spool import Incoming
 from pipeline.ticks import StoredTick, encode_lines
 from pipeline.uplink import Uplink
-from pipeline.wire import COMMANDS_SOCKET
+from pipeline.wire import COMMANDS_SOCKET, Order, by_mode, decode_order
 
 log = logging.getLogger(__name__)
 
 TICK_S = 1.0  # digests, heartbeats, a look at the clock
 PAUSE_NS = 2 * NS_PER_S  # between two frames: worth asking whether the machine slept
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+FIRST_TICK_S = 0.5  # after which a new instrument that has not ticked counts as covered: Kite sends a snapshot at once
 DRAIN_S = 5.5  # at the end, for the writer to make everything durable
 REJECTS_EACH = 20  # of one frame, in an event of their own
 REJECT_BYTES = 2**18  # of the others, in one
@@ -58,8 +58,14 @@ class Worker:
         self._rejects = 0
         self._rejects_named_ns = 0  # when the log last told of them
         self._refused_ticks = 0
+        self._service = ""  # who orders, and the numbers of its orders: the last one,
+        self._version = 0
+        self._version_confirmed = 0  # the last one that has been sent to Kite,
+        self._version_covering = 0  # and the last one all of whose instruments have ticked, or had time to
         self._wanted: dict[int, Mode] = {}
-        self._version = ""  # of the supervisor's wishes
+        self._unseen: set[int] = set()  # sent to Kite a moment ago, and not ticked since
+        self._late: dict[int, int] = {}  # wanted since this time, within the open gap
+        self._announced: dict[int, Mode] | None = None  # on this socket, in the event log
         self._announce_due = False  # the event log does not know the present subscription yet
         self._state = StateChange("idle")
         self._live_since_ns = 0
@@ -120,9 +126,11 @@ class Worker:
         self._flush()
         before, self._state = self._state.state, change
         now_ns = self._uplink.clock.now_ns()
+        if change.state != "live":
+            self._unseen.clear()
         if change.state == "live":
             self._live_since_ns = now_ns
-            self._announce_due = True
+            self._announced, self._announce_due = None, True
             self._log_event("connected", {})
         elif change.cause is not None:
             self._gaps.interrupted(change.cause, now_ns)
@@ -133,7 +141,32 @@ class Worker:
             log.warning("%s: %s; next try in %.1f s", change.cause, change.reason, change.retry_in_s or 0)
         elif change.state == "idle":
             self._uplink.mark_wanted(wanted=False)
+        self._settle()
         self._report()
+
+    def on_sent(self, batch: Batch) -> None:
+        """Follow what has been sent to Kite: the supervisor waits for it."""
+        if batch.action == "subscribe":
+            self._unseen.update(batch.tokens)
+            asyncio.get_running_loop().call_later(FIRST_TICK_S, self._see, batch.tokens)
+        else:
+            self._unseen.difference_update(batch.tokens)
+        self._settle()
+
+    def _see(self, tokens: Iterable[int]) -> None:
+        """No longer wait for the first tick of these."""
+        if self._unseen:
+            self._unseen.difference_update(tokens)
+            self._settle()
+
+    def _settle(self) -> None:
+        """Tell the supervisor when its last order has been carried out."""
+        if self._feed.confirmed != self._wanted:
+            return
+        covering = self._version_covering if self._unseen else self._version
+        if (self._version_confirmed, self._version_covering) != (self._version, covering):
+            self._version_confirmed, self._version_covering = self._version, covering
+            self._report()
 
     # Frames to ticks.
 
@@ -174,8 +207,11 @@ class Worker:
         for record in frames:
             ticks += decoder.decode(record.payload, split(record.payload), record.recv_ns, record.first_seq)
         if epoch == self._uplink.epoch and ticks[-1].seq > self._digested_seq:
-            self._digest.add(ticks[max(self._digested_seq + 1 - ticks[0].seq, 0) :])
+            fresh = ticks[max(self._digested_seq + 1 - ticks[0].seq, 0) :]
+            self._digest.add(fresh)
             self._digested_seq = ticks[-1].seq
+            if self._unseen:
+                self._see([tick.instrument_token for tick in fresh])
         return encode_lines(ticks)
 
     # Events.
@@ -184,21 +220,40 @@ class Worker:
         self._uplink.log_event(event, {"connection_id": self._connection_id, **fields})
 
     def _announce(self) -> None:
-        if self._announce_due:
-            self._announce_due = False
-            self._log_event("subscribed", {"instruments": _by_mode(self._wanted)})
+        if not self._announce_due:
+            return
+        self._announce_due = False
+        before = self._announced
+        if before is None:
+            self._log_event("subscribed", {"instruments": by_mode(self._wanted)})
             log.info("subscribed to %d instruments", len(self._wanted))
+        else:
+            changed = {token: mode for token, mode in self._wanted.items() if before.get(token) != mode}
+            dropped = [token for token in before if token not in self._wanted]
+            if changed or dropped:
+                self._log_event("resubscribed", {"instruments": by_mode(changed), "dropped": dropped})
+        self._announced = dict(self._wanted)
 
     def _close_gap(self, now_ns: int) -> None:
         gap = self._gaps.closed(now_ns)
         if gap:
-            self._log_gap(gap)
+            self._log_missed(gap, self._wanted)
+        self._late.clear()
 
-    def _log_gap(self, gap: Gap, **fields: Any) -> None:
+    def _log_missed(self, gap: Gap, instruments: Iterable[int]) -> None:
+        """Log a gap for these instruments, each from when it was wanted."""
+        since: dict[int, list[int]] = {}
+        for token in instruments:
+            since.setdefault(self._late.get(token, gap.from_ns), []).append(token)
+        for from_ns, tokens in since.items():
+            self._log_gap(Gap(gap.cause, from_ns, gap.to_ns), tokens)
+
+    def _log_gap(self, gap: Gap, instruments: Iterable[int], **fields: Any) -> None:
+        tokens = sorted(instruments)
         from_ = self._stamp(gap.from_ns) if gap.from_ns else None
         lasted_s = (gap.to_ns - gap.from_ns) / NS_PER_S if gap.from_ns else None
         record = {
-            "instruments": sorted(self._wanted),
+            "instruments": tokens,
             "from": from_,
             "to": self._stamp(gap.to_ns),
             "cause": gap.cause,
@@ -206,7 +261,7 @@ class Worker:
         }
         self._log_event("gap", record)
         how_long = "for an unknown time" if lasted_s is None else f"for {lasted_s:.3f} s"
-        log.warning("gap: %d instruments were not recorded %s (%s)", len(self._wanted), how_long, gap.cause)
+        log.warning("gap: %d instruments were not recorded %s (%s)", len(tokens), how_long, gap.cause)
 
     def _log_rejects(self, recv_ns: int, rejects: Sequence[Reject]) -> None:
         """Keep what is no packet in the event log; of a frame with many of them, the later ones in one event."""
@@ -228,7 +283,7 @@ class Worker:
         if loss not in self._losses:
             self._losses.add(loss)
             numbers = {"gap_epoch": loss.epoch, "first_seq": loss.first_seq, "last_seq": loss.last_seq}
-            self._log_gap(Gap("spool damaged", loss.from_ns, loss.to_ns), **numbers)
+            self._log_gap(Gap("spool damaged", loss.from_ns, loss.to_ns), self._wanted, **numbers)
 
     def _refuse(self, frames: Sequence[Incoming], error: SpoolFullError) -> None:
         """Count frames that the spool has no room for; the gap record follows when there is room again."""
@@ -246,19 +301,50 @@ class Worker:
     # What runs beside the frames.
 
     async def _read_commands(self) -> None:
-        """Take the supervisor's wishes: the whole set of instruments, under a version that the status repeats."""
+        """Take the supervisor's orders."""
         while True:
-            command = orjson.loads(await self._commands.recv())
-            wanted: dict[int, Mode] = {t: mode for mode, tokens in command["instruments"].items() for t in tokens}
-            if not wanted and (self._wanted or not self._version):  # the first wishes of all may be none
-                self._close_gap(self._uplink.clock.now_ns())
-                self._uplink.mark_wanted(wanted=False)
-            self._announce_due = self._announce_due or wanted != self._wanted
-            self._version, self._wanted = command["version"], wanted
-            if wanted:
-                self._uplink.mark_wanted(wanted=True)
-            self._feed.set_instruments(self._wanted)
+            self._obey(decode_order(await self._commands.recv()))
+
+    def _obey(self, order: Order) -> None:
+        """Want from now on what the order says, unless one before it was lost: the report asks for a whole one then."""
+        if order.after == 0:
+            wanted = dict(order.changed)
+        elif (order.service, order.after) == (self._service, self._version):
+            wanted = {**self._wanted, **order.changed}
+            for token in order.dropped:
+                wanted.pop(token, None)
+        else:
             self._report()
+            return
+        if wanted != self._wanted or not self._service:  # the first order of all may be for nothing
+            self._want(wanted)
+        self._service, self._version = order.service, order.version
+        self._version_confirmed = self._version_covering = 0
+        self._settle()
+        if self._version_confirmed != self._version:
+            self._report()
+
+    def _want(self, wanted: dict[int, Mode]) -> None:
+        now_ns = self._uplink.clock.now_ns()
+        gap = self._gaps.until(now_ns)
+        if gap and self._service:
+            gone = [token for token in self._wanted if token not in wanted]
+            self._log_missed(gap, gone)
+            for token in gone:
+                self._late.pop(token, None)
+            self._late.update(dict.fromkeys((token for token in wanted if token not in self._wanted), now_ns))
+        if not wanted:
+            if self._service:
+                self._gaps.closed(now_ns)
+            else:  # of what the epoch before had
+                self._close_gap(now_ns)
+            self._late.clear()
+        elif not self._wanted and self._service:
+            self._gaps.last_frame_ns = now_ns  # nothing was missed before
+        self._uplink.mark_wanted(wanted=bool(wanted))
+        self._wanted = wanted
+        self._announce_due = True
+        self._feed.set_instruments(wanted)
 
     async def _tick(self) -> None:
         while True:
@@ -282,7 +368,10 @@ class Worker:
         self._status.send(
             "status",
             connection_id=self._connection_id,
+            service=self._service,
             version=self._version,
+            version_confirmed=self._version_confirmed,
+            version_covering=self._version_covering,
             state=self._state_name(),
             reason=self._state.reason,
             epoch=self._uplink.epoch,
@@ -320,7 +409,7 @@ class Worker:
         if before.end == "unknown":
             log.error("nothing tells what the previous epoch (%s) had spooled: its spool is gone", before.epoch)
             to_ns = self._uplink.clock.now_ns()
-            self._log_gap(Gap("spool lost", 0, to_ns), gap_epoch=before.epoch)
+            self._log_gap(Gap("spool lost", 0, to_ns), self._wanted, gap_epoch=before.epoch)
 
     async def _end(self, tasks: Sequence[asyncio.Task[Any]]) -> int:
         """Close the socket, hand on everything, and wait until it is durable; return the exit code."""
@@ -341,13 +430,6 @@ class Worker:
         self._commands.close(linger=0)
         self._status.close()
         return 0 if stored else role.EXIT_SPOOLED
-
-
-def _by_mode(instruments: Mapping[int, Mode]) -> dict[str, list[int]]:
-    grouped: dict[str, list[int]] = {}
-    for token, mode in instruments.items():
-        grouped.setdefault(mode, []).append(token)
-    return grouped
 
 
 def main() -> int:

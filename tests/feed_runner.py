@@ -13,7 +13,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from pipeline.kite.feed import Feed, StateChange, install_reactor
+from pipeline.kite.feed import Batch, Feed, StateChange, install_reactor
 
 
 def emit(feed: str, event: str, **fields: Any) -> None:
@@ -37,6 +37,10 @@ class Recorder:
 
     def on_state(self, change: StateChange) -> None:
         emit(self._feed, "state", **asdict(change))
+        self._maybe_raise()
+
+    def on_sent(self, batch: Batch) -> None:
+        emit(self._feed, "sent", **asdict(batch))
         self._maybe_raise()
 
     def _maybe_raise(self) -> None:

@@ -28,8 +28,9 @@ class Service:
             name: Child(name, (), Restarts(is_writer=name == "writer"), "running", pid) for name, pid in PIDS.items()
         }
         self.subscriptions = Subscriptions(3)
-        self.subscriptions.add(primary, "quote")
-        self.subscriptions.add(secondary, "full")
+        now = self.clock().isoformat(timespec="microseconds")
+        self.subscriptions.take(primary, "quote", now)
+        self.subscriptions.take(secondary, "full", now)
         self.board = Board(Config(), self.subscriptions, self.clock)
 
     def clock(self) -> datetime:

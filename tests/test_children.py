@@ -13,6 +13,7 @@ import pytest
 
 from pipeline import __version__, role
 from pipeline.config import Config
+from pipeline.errors import RequestRefusedError
 from pipeline.role import SIMULATOR, WRITER, read_holder
 from pipeline.supervisor.children import LOG_BYTES, Children
 
@@ -283,6 +284,26 @@ def test_what_runs_with_another_configuration_is_restarted(config):
             assert holder is not None
             assert holder.config_hash == config.hash
             assert child.pid != older.pid
+
+    asyncio.run(scenario())
+
+
+def test_a_child_is_restarted_when_asked(config):
+    """It ends in order and one other takes its place, which is not ended in turn; it counts as no death."""
+
+    async def scenario():
+        async with started(config) as (family, told):
+            family.add("worker-1", "the_child", "wait")
+            child = family.all["worker-1"]
+            first = child.pid
+            await until(lambda: "ready" in output(config, "worker-1"))
+            second = await family.restart("worker-1")
+            assert second == child.pid
+            assert [pid for _, _, pid in told] == [first, None, second]
+            assert child.restarts.count == 0
+            assert alive(second)
+            with pytest.raises(RequestRefusedError, match=r"no process of this service is called 'nobody'.*worker-1"):
+                await family.restart("nobody")
 
     asyncio.run(scenario())
 

@@ -30,6 +30,14 @@ CONNECTION_KEYS = {
     "pid",
 }
 ROLES = {"supervisor", "writer", "worker-1", "worker-2", "worker-3", "http", "simulator"}
+ARGUMENTS = {  # of the commands that need some
+    "subscribe": ["408065"],
+    "unsubscribe": ["408065"],
+    "mode": ["full", "408065"],
+    "mirror": ["on"],
+    "failover": ["1"],
+    "restart": ["writer"],
+}
 CLEAN = {name: value for name, value in os.environ.items() if not name.startswith(("MDS_", "KITE_"))}
 
 
@@ -145,7 +153,8 @@ def test_wrong_usage(tmp_path, arguments):
 @pytest.mark.parametrize("name", [name for name in _COMMANDS if name not in ("run", "verify", "simulate")])
 def test_no_service(tmp_path, name):
     """A question without a service to ask is one line and exit code 1."""
-    assert f"no service is running in {tmp_path}/run" in one_line(mds(tmp_path, name), 1)
+    done = mds(tmp_path, name, *ARGUMENTS.get(name, ()))
+    assert f"no service is running in {tmp_path}/run" in one_line(done, 1)
     assert list(tmp_path.iterdir()) == []
 
 

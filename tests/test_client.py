@@ -1,16 +1,19 @@
 """The Python client, against a service that a test plays."""
 
+import asyncio
 import os
 import threading
+from typing import Any
 
 import orjson
 import pytest
 import zmq
+from pydantic import RootModel
 
 from pipeline.client import Client
 from pipeline.errors import ControlError, NotRunningError
 from pipeline.role import Lock, endpoint
-from pipeline.supervisor.control import answer
+from pipeline.supervisor.control import Method, answer
 from pipeline.wire import CONTROL_SOCKET
 
 DEADLINE_MS = 20_000
@@ -20,7 +23,8 @@ def refuse(_):
     raise ControlError("connection 1 is full")
 
 
-METHODS = {"echo": lambda params: params, "refuse": refuse}
+Anything = RootModel[dict[str, Any]]
+METHODS = {"echo": Method(Anything, lambda params: params.root), "refuse": Method(Anything, refuse)}
 
 
 @pytest.fixture
@@ -58,7 +62,7 @@ def serve(run_dir):
 
 
 def properly(request):
-    return [answer(request, METHODS)]
+    return [asyncio.run(answer(request, METHODS))]
 
 
 def test_results_come_back(run_dir, serve):
@@ -92,7 +96,7 @@ def test_an_answer_that_comes_late_is_not_taken_for_the_next(run_dir, serve):
     with Client(run_dir, timeout_s=0.05) as client:
         with pytest.raises(NotRunningError, match="does not answer"):
             client.call("echo", number=1)
-        client._timeout_ms = DEADLINE_MS
+        client._timeout_s = DEADLINE_MS / 1000
         assert client.call("echo", number=2) == {"number": 2}
 
 

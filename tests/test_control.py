@@ -1,12 +1,15 @@
 """Requests on the control socket: any bytes in, one JSON-RPC response out."""
 
+import asyncio
+from typing import Any
+
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import TypeAdapter
+from pydantic import BaseModel, ConfigDict, RootModel
 
-from pipeline.errors import ControlError
+from pipeline.errors import CapacityError, ControlError
 from pipeline.supervisor.control import (
     INTERNAL_ERROR,
     INVALID_PARAMS,
@@ -14,6 +17,7 @@ from pipeline.supervisor.control import (
     METHOD_NOT_FOUND,
     PARSE_ERROR,
     REFUSED,
+    Method,
     answer,
 )
 
@@ -26,17 +30,40 @@ def fail(_):
     raise KeyError("a fault of ours")
 
 
+def refuse_with_details(_):
+    raise CapacityError("no room", {"requested": 2, "available": 1})
+
+
+async def later(params):
+    await asyncio.sleep(0)
+    return params
+
+
+class Numbers(RootModel[dict[str, int]]):
+    """Parameters that are numbers."""
+
+
+class Model(BaseModel):
+    """A result."""
+
+    model_config = ConfigDict(extra="allow")
+
+
+Anything = RootModel[dict[str, Any]]
 METHODS = {
-    "echo": lambda params: params,
-    "numbers": lambda params: TypeAdapter(dict[str, int]).validate_python(params),
-    "refuse": refuse,
-    "fail": fail,
-    "unwritable": lambda _: {"what": object()},
+    "echo": Method(Anything, lambda params: params.root),
+    "numbers": Method(Numbers, lambda params: params.root),
+    "refuse": Method(Anything, refuse),
+    "details": Method(Anything, refuse_with_details),
+    "fail": Method(Anything, fail),
+    "later": Method(Anything, later),
+    "models": Method(Anything, lambda _: [Model(a=1)]),
+    "unwritable": Method(Anything, lambda _: {"what": object()}),
 }
 
 
 def ask(data):
-    return orjson.loads(answer(data, METHODS))
+    return orjson.loads(asyncio.run(answer(data, METHODS)))
 
 
 def request(**changes):
@@ -97,10 +124,23 @@ def test_what_is_wrong_is_told(data, request_id, code, word):
     assert "result" not in response
 
 
+def test_a_method_may_take_its_time():
+    """What is answered later is answered like the rest; models are answered as objects."""
+    assert ask(request(method="later"))["result"] == {"a": 1}
+    assert ask(request(method="models"))["result"] == [{"a": 1}]
+
+
+def test_a_refusal_tells_a_program_why():
+    """The details of a refusal are in the error object's data."""
+    error = ask(request(method="details"))["error"]
+    assert error["data"] == {"kind": "capacity", "requested": 2, "available": 1}
+    assert (error["code"], error["message"]) == (REFUSED, "no room")
+
+
 @pytest.mark.parametrize("changes", [{"method": "m" * 2**20}, {"k" * 2**20: 1}, {"params": "p" * 2**20}])
 def test_a_large_request_gets_a_small_error(changes):
     """What was sent is not sent back at length."""
-    assert len(answer(request(**changes), METHODS)) < 2000
+    assert len(orjson.dumps(ask(request(**changes)))) < 2000
 
 
 json_values = st.recursive(

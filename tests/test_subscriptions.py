@@ -1,11 +1,11 @@
 """Who is subscribed where."""
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pipeline.config import MAX_INSTRUMENTS, Universe
-from pipeline.supervisor.subscriptions import PRIMARY, SECONDARY, TERTIARY, Refusal, Subscriptions, bytes_a_day
+from pipeline.supervisor.subscriptions import Refusal, Subscriptions, bytes_a_day
+
+NOW = "2025-10-01T09:15:00.000000+05:30"
 
 
 @pytest.mark.parametrize(
@@ -15,50 +15,26 @@ from pipeline.supervisor.subscriptions import PRIMARY, SECONDARY, TERTIARY, Refu
 def test_modes_have_their_connections(max_connections, mode, connection_id):
     """Full mode goes to the secondary where there is one, the rest to the primary."""
     subscriptions = Subscriptions(max_connections)
-    assert subscriptions.add([408065], mode) == []
+    changed = subscriptions.subscribe([408065], mode, NOW)
+    assert changed.connections == {str(connection_id): 1}
     assert subscriptions.of(connection_id) == {408065: mode}
-    assert subscriptions.find(408065) == connection_id
+    assert subscriptions.carrier(408065) == connection_id
 
 
-def test_a_token_twice_in_one_request_is_one():
-    """Repeats within a request are the same wish, not an error."""
+def test_the_universe_is_taken_as_far_as_possible():
+    """What is named twice or does not fit is refused by itself, with where it is; the rest is subscribed."""
     subscriptions = Subscriptions(3)
-    assert subscriptions.add([1, 2, 1, 1], "quote") == []
-    assert subscriptions.total == 2
-
-
-def test_a_token_that_is_elsewhere_is_refused():
-    """An instrument is on one connection in one mode: the second wish is refused with where it is."""
-    subscriptions = Subscriptions(3)
-    refusals = subscriptions.add_universe(Universe(primary=(1, 2), secondary=(2, 3)))
+    refusals = subscriptions.take_universe(Universe(primary=(1, 2), secondary=(2, 3)), NOW)
     assert refusals == [Refusal(2, "already on connection 1 in quote mode")]
-    assert subscriptions.of(PRIMARY) == {1: "quote", 2: "quote"}
-    assert subscriptions.of(SECONDARY) == {3: "full"}
-    assert subscriptions.of(TERTIARY) == {}
-
-
-def test_a_full_connection_refuses_the_rest():
-    """What fits is subscribed, each of the others is named."""
-    subscriptions = Subscriptions(3)
-    refusals = subscriptions.add(range(1, MAX_INSTRUMENTS + 3), "quote")
-    assert len(subscriptions.of(PRIMARY)) == MAX_INSTRUMENTS
-    assert refusals == [Refusal(t, "connection 1 is full") for t in (MAX_INSTRUMENTS + 1, MAX_INSTRUMENTS + 2)]
-
-
-@given(st.integers(1, 3), st.lists(st.tuples(st.lists(st.integers(1, 50)), st.sampled_from(["ltp", "quote", "full"]))))
-def test_every_token_is_somewhere_once(max_connections, requests):
-    """Whatever is asked, each wanted token is on exactly one connection that may be used."""
-    subscriptions = Subscriptions(max_connections)
-    for tokens, mode in requests:
-        subscriptions.add(tokens, mode)
-    placed = [token for connection_id in (1, 2, 3) for token in subscriptions.of(connection_id)]
-    assert sorted(placed) == sorted({token for tokens, _ in requests for token in tokens})
-    assert all(connection_id <= max_connections for connection_id in subscriptions.by_connection)
+    assert [subscriptions.of(c) for c in (1, 2, 3)] == [{1: "quote", 2: "quote"}, {3: "full"}, {}]
+    refusals = subscriptions.take(range(10, MAX_INSTRUMENTS + 10), "quote", NOW)
+    assert len(subscriptions.of(1)) == MAX_INSTRUMENTS
+    assert refusals == [Refusal(t, "connection 1 is full") for t in (MAX_INSTRUMENTS + 8, MAX_INSTRUMENTS + 9)]
 
 
 def test_the_cost_of_a_day_grows_with_ticks():
     """Twice the ticks take twice the disk, and nothing subscribed takes nothing."""
     subscriptions = Subscriptions(3)
     assert bytes_a_day(subscriptions, 1) == 0
-    subscriptions.add([1], "quote")
+    subscriptions.subscribe([1], "quote", NOW)
     assert bytes_a_day(subscriptions, 2) == 2 * bytes_a_day(subscriptions, 1) > 0

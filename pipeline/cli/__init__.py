@@ -4,23 +4,48 @@ import sys
 from importlib import import_module
 
 import click
+from click.shell_completion import CompletionItem
 
 from pipeline import __version__
 from pipeline.errors import MdsError
 
-_COMMANDS = {
-    "run": "Record until stopped.",
-    "status": "Show what the running service does.",
-    "health": "Tell whether it is recording; exit 1 if not.",
-    "connections": "Show the three Kite connections.",
-    "instruments": "Show the subscribed instruments.",
-    "storage": "Show what is being written.",
-    "metrics": "Show counts and rates.",
-    "stop": "End the running service in order.",
-    "verify": "Prove from the files that nothing is missing.",
-    "simulate": "Serve a made-up market as Kite does.",
+_SECTIONS = {
+    "Record": {
+        "run": "Record until stopped.",
+        "stop": "End the running service in order.",
+    },
+    "Look": {
+        "status": "Show what the running service does.",
+        "health": "Tell whether it is recording; exit 1 if not.",
+        "connections": "Show the three Kite connections.",
+        "instruments": "Show the subscribed instruments.",
+        "storage": "Show what is being written.",
+        "metrics": "Show counts and rates.",
+        "history": "Show what was changed, when and by whom.",
+    },
+    "Change what is recorded": {
+        "subscribe": "Record more instruments.",
+        "unsubscribe": "Record instruments no longer.",
+        "mode": "Record instruments in another mode.",
+        "mirror": "Record what connection 1 has on connection 3, too.",
+    },
+    "Step in": {
+        "failover": "Let the spare connection carry another's instruments.",
+        "failback": "Give back what the spare connection carries.",
+        "restart": "End one of the processes and start it anew.",
+    },
+    "Prove": {
+        "verify": "Prove from the files that nothing is missing.",
+    },
+    "Test": {
+        "simulate": "Serve a made-up market as Kite does.",
+    },
 }
-_MODULES = dict.fromkeys(("health", "connections", "instruments", "storage", "metrics", "stop"), "status")
+_COMMANDS = {name: text for section in _SECTIONS.values() for name, text in section.items()}
+_MODULES = {
+    **dict.fromkeys((*_SECTIONS["Look"], "stop"), "status"),
+    **dict.fromkeys((*_SECTIONS["Change what is recorded"], *_SECTIONS["Step in"]), "changes"),
+}
 
 
 class _Commands(click.Group):
@@ -37,8 +62,15 @@ class _Commands(click.Group):
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002  as above
-        with formatter.section("Commands"):
-            formatter.write_dl(list(_COMMANDS.items()))
+        width = max(map(len, _COMMANDS))  # of all sections, so that their texts stand under each other
+        for title, commands in _SECTIONS.items():
+            with formatter.section(title):
+                formatter.write_dl([(name.ljust(width), text) for name, text in commands.items()])
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """Complete a command's name, without importing any."""
+        names = [CompletionItem(name, help=_COMMANDS[name]) for name in _COMMANDS if name.startswith(incomplete)]
+        return names + click.Command.shell_complete(self, ctx, incomplete)
 
 
 @click.group(cls=_Commands, context_settings={"max_content_width": 110})

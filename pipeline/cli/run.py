@@ -17,8 +17,11 @@ from pipeline.supervisor.supervisor import Supervisor
 @config_option
 @click.option("--simulate", is_flag=True, help="Record the built-in simulator instead of Kite; no credentials needed.")
 @click.option("--duration", type=click.FloatRange(min=0), metavar="S", help="End by itself after S seconds.")
-def run(config_file: Path | None, simulate: bool, duration: float | None) -> None:
+@click.option("--fresh", is_flag=True, help="Begin with the configuration, not with what was subscribed last.")
+def run(config_file: Path | None, simulate: bool, duration: float | None, fresh: bool) -> None:
     """Record the instruments of the configuration until stopped.
+
+    What was subscribed and unsubscribed while an earlier run went on still holds; --fresh forgets it.
 
     Stop it with Ctrl-C, SIGTERM, SIGHUP or `mds stop`. It then closes the connections and stores everything that
     was received. Exits with 0 when all is stored, with 1 if something had to stay in the spool, from which the next
@@ -29,7 +32,7 @@ def run(config_file: Path | None, simulate: bool, duration: float | None) -> Non
     settings = config.load(config_file, need_credentials=not simulate).resolved()
     if simulate:
         settings = with_simulator(settings)
-    supervisor = Supervisor(settings, simulate=simulate)
+    supervisor = Supervisor(settings, simulate=simulate, fresh=fresh)
     supervisor.lock()
     log.setup(role.SUPERVISOR, settings.secrets)
     printing = log.print_from_thread(role.RELAYED)

@@ -1,32 +1,37 @@
 """`mds status` and its parts: questions to the running service."""
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import click
-import orjson
 from rich.console import Console
 from rich.table import Table
 
 from pipeline import config
-from pipeline.cli.options import config_option, json_option
+from pipeline.cli.options import MODE, config_option, connection_option, json_option, print_json
 from pipeline.client import Client
-from pipeline.status import ConnectionStatus, Health, Instrument, Process, Status, Storage
+from pipeline.config import CONNECTIONS, Mode
+from pipeline.requests import KEPT_CHANGES, HistoryEntry, HistoryParams
+from pipeline.status import ConnectionStatus, Health, Instrument, Process, Storage
 
 WIDE = 100  # columns of a terminal
 WIDE_ONLY = ("mode", ">pid")  # the role tells the mode, the list of processes the pid
-_COLOURS = {"healthy": "green", "degraded": "yellow", "down": "red", "live": "green", "running": "green"}
+MIRROR = CONNECTIONS[-1]  # records what it mirrors, as well
+_COLOURS = {
+    **dict.fromkeys(("healthy", "live", "running", "done"), "green"),
+    "degraded": "yellow",
+    **dict.fromkeys(("down", "refused"), "red"),
+}
+
+_Answer = TypeVar("_Answer")
 
 
-def _ask(config_file: Path | None) -> Status:
+def _ask(config_file: Path | None, question: Callable[[Client], _Answer]) -> _Answer:
     settings = config.load(config_file)
     with Client(settings.runtime.run_dir) as client:
-        return client.status()
-
-
-def _print_json(value: Any) -> None:
-    click.echo(orjson.dumps(value, option=orjson.OPT_INDENT_2))
+        return question(client)
 
 
 @click.command()
@@ -37,9 +42,9 @@ def status(config_file: Path | None, as_json: bool) -> None:
 
     Exits with 1 if no service is running in the run folder.
     """
-    answer = _ask(config_file)
+    answer = _ask(config_file, Client.status)
     if as_json:
-        _print_json(answer.model_dump())
+        print_json(answer.model_dump())
         return
     console = Console()
     _show_health(console, answer.health)
@@ -56,9 +61,9 @@ def health(config_file: Path | None, as_json: bool) -> None:
 
     Exits with 1 if it is not, or if no service is running.
     """
-    answer = _ask(config_file).health
+    answer = _ask(config_file, Client.health)
     if as_json:
-        _print_json(answer.model_dump())
+        print_json(answer.model_dump())
     else:
         _show_health(Console(), answer)
     sys.exit(1 if answer.status == "down" else 0)
@@ -69,21 +74,27 @@ def health(config_file: Path | None, as_json: bool) -> None:
 @json_option
 def connections(config_file: Path | None, as_json: bool) -> None:
     """Show the three Kite connections: state, instruments, ticks received and not yet durable."""
-    answer = _ask(config_file).connections
+    answer = _ask(config_file, Client.connections)
     if as_json:
-        _print_json({name: connection.model_dump() for name, connection in answer.items()})
+        print_json({name: connection.model_dump() for name, connection in answer.items()})
     else:
         _show_connections(Console(), answer)
 
 
 @click.command()
+@click.option("--mode", type=MODE, help="Only those in this mode.")
+@connection_option("Only those on connection N.")
 @config_option
 @json_option
-def instruments(config_file: Path | None, as_json: bool) -> None:
+def instruments(config_file: Path | None, mode: Mode | None, connection: int | None, as_json: bool) -> None:
     """Show the subscribed instruments, with count, price and time of the latest tick."""
-    answer = _ask(config_file).instruments
+    answer = [
+        instrument
+        for instrument in _ask(config_file, Client.instruments)
+        if mode in (None, instrument.mode) and connection in (None, *_recorded_on(instrument))
+    ]
     if as_json:
-        _print_json([instrument.model_dump() for instrument in answer])
+        print_json([instrument.model_dump() for instrument in answer])
     else:
         _show_instruments(Console(), answer)
 
@@ -93,9 +104,9 @@ def instruments(config_file: Path | None, as_json: bool) -> None:
 @json_option
 def storage(config_file: Path | None, as_json: bool) -> None:
     """Show what is being written: file, ticks stored, disk."""
-    answer = _ask(config_file).storage
+    answer = _ask(config_file, Client.storage)
     if as_json:
-        _print_json(answer.model_dump())
+        print_json(answer.model_dump())
     else:
         _show_storage(Console(), answer)
 
@@ -105,9 +116,9 @@ def storage(config_file: Path | None, as_json: bool) -> None:
 @json_option
 def metrics(config_file: Path | None, as_json: bool) -> None:
     """Show counts and rates."""
-    answer = _ask(config_file).metrics
+    answer = _ask(config_file, Client.metrics)
     if as_json:
-        _print_json(answer.model_dump())
+        print_json(answer.model_dump())
         return
     table = _table("", "")
     for name, value in answer.model_dump().items():
@@ -116,12 +127,30 @@ def metrics(config_file: Path | None, as_json: bool) -> None:
 
 
 @click.command()
+@click.option(
+    "--limit",
+    type=click.IntRange(1, KEPT_CHANGES),
+    default=HistoryParams().limit,
+    show_default=True,
+    metavar="N",
+    help="The latest N.",
+)
+@config_option
+@json_option
+def history(config_file: Path | None, limit: int, as_json: bool) -> None:
+    """Show which changes of what is recorded were asked for, when, by whom, and what came of it; the latest last."""
+    answer = _ask(config_file, lambda client: client.history(limit))
+    if as_json:
+        print_json([entry.model_dump() for entry in answer])
+    else:
+        _show_history(Console(), answer)
+
+
+@click.command()
 @config_option
 def stop(config_file: Path | None) -> None:
     """End the running service in order, as Ctrl-C does where it was started, and wait until it has ended."""
-    settings = config.load(config_file)
-    with Client(settings.runtime.run_dir) as client:
-        ended = client.shutdown()
+    ended = _ask(config_file, Client.shutdown)
     click.echo("ended" if ended else "still ending")
     sys.exit(0 if ended else 1)
 
@@ -179,13 +208,35 @@ def _show_connections(console: Console, answer: dict[str, ConnectionStatus]) -> 
     console.print(table)
 
 
+def _recorded_on(instrument: Instrument) -> tuple[int, ...]:
+    """Return the connections that record it."""
+    return (instrument.connection_id, MIRROR) if instrument.mirrored else (instrument.connection_id,)
+
+
 def _show_instruments(console: Console, answer: list[Instrument]) -> None:
     table = _table(">token", "connection", "mode", ">ticks", ">last price", "last tick")
     for i in answer:
         price = "-" if i.last_price is None else f"{i.last_price:,.2f}"
-        row = (f"{i.instrument_token}", f"{i.connection_id}", i.mode, f"{i.tick_count:,}", price)
+        row = (f"{i.instrument_token}", ", ".join(map(str, _recorded_on(i))), i.mode, f"{i.tick_count:,}", price)
         table.add_row(*row, _time(i.last_tick_time) if i.tick_count else "never")
     console.print(table)
+
+
+def _show_history(console: Console, answer: list[HistoryEntry]) -> None:
+    """Print a line for each change and, below a refused one, the reason, however long."""
+    table = _table("time", "who", "action", ">instruments", "mode", "connections", "result")
+    for entry in answer:
+        count, connections = f"{len(entry.instruments):,}", ", ".join(sorted(entry.connections)) or "-"
+        row = (entry.timestamp[:19].replace("T", " "), entry.by, entry.action, count, entry.mode or "-", connections)
+        table.add_row(*row, _coloured(entry.result))
+    with console.capture() as printed:
+        console.print(table)
+    header, *rows = printed.get().splitlines()
+    click.echo(header)
+    for entry, line in zip(answer, rows, strict=True):
+        click.echo(line)
+        if entry.reason:
+            click.echo(f"  {entry.reason}")
 
 
 def _show_storage(console: Console, answer: Storage) -> None:

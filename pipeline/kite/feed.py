@@ -15,7 +15,7 @@ import traceback
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 import orjson
 
@@ -40,6 +40,7 @@ MAX_TEXT_BYTES = 2**20  # an order update has about one thousand; more is not pa
 KEPT_TEXT_CHARS = 4096  # of a text message that is nothing known
 REASON_CHARS = 200  # of what the server gave as its reason
 
+_Told = TypeVar("_Told")
 State = Literal["idle", "connecting", "live", "waiting", "unauthorised", "stopped"]
 Cause = Literal["closed", "refused", "silent", "failed"]
 
@@ -67,6 +68,9 @@ class Listener(Protocol):
 
     def on_state(self, change: StateChange) -> None:
         """Take note of what the feed does now."""
+
+    def on_sent(self, batch: "Batch") -> None:
+        """Take note of what has just been sent to Kite, as `confirmed` tells from now on."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -346,28 +350,24 @@ class Feed:
                 connection.subscribe(tokens)
             connection.set_mode(batch.mode, tokens)
             self._confirmed.update(dict.fromkeys(tokens, batch.mode))
+        self._tell(self._listener.on_sent, batch)
         return True
 
     def _opened(self) -> None:
         self._change(StateChange("live"))
 
     def _received(self, payload: bytes, is_binary: bool) -> None:
-        try:
-            if is_binary:
-                self._listener.on_frame(payload)
-            else:
-                self._listener.on_text(payload)
-        except Exception:  # noqa: BLE001  the official client drops the socket for it
-            self._listener_failed()
+        self._tell(self._listener.on_frame if is_binary else self._listener.on_text, payload)
 
     def _change(self, change: StateChange) -> None:
         self.state = change.state
-        try:
-            self._listener.on_state(change)
-        except Exception:  # noqa: BLE001  a listener's fault must not end the feed
-            self._listener_failed()
+        self._tell(self._listener.on_state, change)
 
-    def _listener_failed(self) -> None:
-        self.listener_errors += 1
-        if self.listener_errors.bit_count() == 1:  # the 1st, 2nd, 4th, ...: one a frame would fill the disk
-            log.exception("the feed's listener failed (%d times by now), the feed goes on", self.listener_errors)
+    def _tell(self, hear: Callable[[_Told], None], what: _Told) -> None:
+        """Call the listener, whose faults must not end the feed; the official client would drop the socket."""
+        try:
+            hear(what)
+        except Exception:
+            self.listener_errors += 1
+            if self.listener_errors.bit_count() == 1:  # the 1st, 2nd, 4th, ...: one a frame would fill the disk
+                log.exception("the feed's listener failed (%d times by now), the feed goes on", self.listener_errors)

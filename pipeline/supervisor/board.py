@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from pipeline.config import CONNECTIONS, MAX_INSTRUMENTS, Config
+from pipeline.config import CONNECTIONS, Config
 from pipeline.events import SUPERVISOR_ID
 from pipeline.files import tick_file_name
 from pipeline.role import SIMULATOR, SUPERVISOR, WRITER, worker_role
@@ -62,13 +62,6 @@ class _Connection:
         return round((recent[-1][1] - recent[0][1]) / (recent[-1][0] - recent[0][0]), 1)
 
 
-@dataclass
-class _Instrument:
-    tick_count: int = 0
-    last_price: float | None = None
-    last_tick_time: str | None = None
-
-
 class Board:
     """Takes messages in, gives models out. `clock` is the wall clock in the storage time zone."""
 
@@ -77,9 +70,7 @@ class Board:
         self._subscriptions = subscriptions
         self._clock = clock
         self._started = clock()
-        self._subscribed_at = clock().isoformat(timespec="microseconds")
         self._connections = {c: _Connection() for c in CONNECTIONS}
-        self._instruments: dict[int, _Instrument] = {}
         self._writer: Mapping[str, Any] = {}
         self._writer_heard_s = 0.0
         self._durable: dict[StreamId, tuple[int, int]] = {}  # the seq of each stream, at first and now
@@ -92,10 +83,7 @@ class Board:
             return
         connection = self._connections[message["connection_id"]]
         if message["type"] == "digest":
-            for token, count, last_price, time in message["ticks"]:
-                instrument = self._instruments.setdefault(token, _Instrument())
-                instrument.tick_count += count
-                instrument.last_price, instrument.last_tick_time = last_price, time
+            self._subscriptions.hear(message["ticks"])
             return
         if message["epoch"] != connection.epoch:
             connection.counted_before = connection.counted_until(message)
@@ -149,22 +137,26 @@ class Board:
             for stream, (first, now) in self._durable.items()
         )
 
+    def state(self, connection_id: int, child: Child | None, now_s: float) -> tuple[str, str]:
+        """Return the state of a connection, and the reason for one that is not wished for."""
+        known = self._connections[connection_id]
+        if child is None:
+            return "off", ""
+        if child.state != "running":
+            return "down", "its process is not running"
+        if child.pid != known.message.get("pid"):
+            return "starting", ""
+        if now_s - known.heard_s > STALE_S:
+            return "down", "its process does not answer"
+        said: str = known.message["state"]
+        return "standby" if said == "idle" and connection_id == TERTIARY else said, known.message["reason"]
+
     def _connection(self, connection_id: int, children: Mapping[str, Child], now_s: float) -> ConnectionStatus:
         known = self._connections[connection_id]
         message = known.message
         child = children.get(worker_role(connection_id))
         instruments = len(self._subscriptions.of(connection_id))
-        state, reason = message.get("state", "starting"), message.get("reason", "")
-        if child is None:
-            state, reason = "off", ""
-        elif child.state != "running":
-            state, reason = "down", "its process is not running"
-        elif child.pid != message.get("pid"):
-            state, reason = "starting", ""
-        elif now_s - known.heard_s > STALE_S:
-            state, reason = "down", "its process does not answer"
-        elif state == "idle" and connection_id == TERTIARY:
-            state = "standby"
+        state, reason = self.state(connection_id, child, now_s)
         is_live = state == "live"
         return ConnectionStatus(
             connection_id=connection_id,
@@ -179,7 +171,7 @@ class Board:
             tick_rate=known.rate(now_s),
             last_tick_time=known.last_tick_time,
             start_time=message.get("live_since") if is_live else None,
-            capacity_remaining=MAX_INSTRUMENTS - instruments,
+            capacity_remaining=self._subscriptions.available(connection_id),
             pid=child.pid if child else None,
             epoch=known.epoch,
             ticks_pending=message.get("ticks_pending", 0),
@@ -251,7 +243,7 @@ class Board:
             uptime_seconds=self._uptime_s(),
             active_connections=active,
             total_connections=self._config.kite.max_connections,
-            total_subscribed_instruments=self._subscriptions.total,
+            total_subscribed_instruments=len(self._subscriptions.all),
             kite_connected=active > 0,
             last_tick_time=last_tick_time,
             data_fresh=age_s is not None and age_s < FRESH_S,
@@ -273,19 +265,18 @@ class Board:
         )
 
     def _instrument_list(self) -> list[Instrument]:
-        never = _Instrument()
         return [
             Instrument(
                 instrument_token=token,
-                connection_id=connection_id,
-                mode=mode,
-                subscribed_at=self._subscribed_at,
-                tick_count=(known := self._instruments.get(token, never)).tick_count,
+                connection_id=self._subscriptions.carrier(token) or known.connection_id,
+                mode=known.mode,
+                mirrored=self._subscriptions.is_mirrored(token),
+                subscribed_at=known.subscribed_at,
+                tick_count=known.tick_count,
                 last_price=known.last_price,
                 last_tick_time=known.last_tick_time,
             )
-            for connection_id in CONNECTIONS
-            for token, mode in self._subscriptions.of(connection_id).items()
+            for token, known in self._subscriptions.all.items()
         ]
 
     def _process(self, name: str, children: Mapping[str, Child], own_pid: int) -> Process:

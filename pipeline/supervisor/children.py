@@ -19,6 +19,7 @@ from pathlib import Path
 
 from pipeline import __version__, role
 from pipeline.config import Config
+from pipeline.errors import RequestRefusedError
 from pipeline.supervisor.policy import Restarts
 
 log = logging.getLogger(__name__)
@@ -73,13 +74,30 @@ class Children:
         for child in list(self.all.values()):
             if child.is_outdated and not child.is_ending:
                 log.info("%s has another version or configuration, restarting it", child.role)
-                outdated_pid = child.pid
-                self.terminate(child.role)
-                if not await self._wait_gone(child, RENEW_S):
-                    self.terminate(child.role, signal.SIGKILL)
-                while child.pid in (None, outdated_pid) and not child.is_ending:
-                    self._changed.clear()
-                    await self._changed.wait()
+                await self._replace(child)
+
+    async def restart(self, name: str) -> int | None:
+        """End a child in order and start it anew; return the new pid. Raises RequestRefusedError."""
+        child = self.all.get(name)
+        if child is None or child.is_ending:
+            known = ", ".join(name for name, child in self.all.items() if not child.is_ending)
+            raise RequestRefusedError(f"no process of this service is called {name!r}, running are {known}")
+        if child.pidfd < 0:
+            self._start(child)
+        else:
+            log.info("%s is being restarted, as asked", name)
+            await self._replace(child)
+        return child.pid
+
+    async def _replace(self, child: Child) -> None:
+        old_pid = child.pid
+        child.is_outdated = True
+        self.terminate(child.role)
+        if not await self._wait_gone(child, RENEW_S):
+            self.terminate(child.role, signal.SIGKILL)
+        while child.pid in (None, old_pid) and not child.is_ending:
+            self._changed.clear()
+            await self._changed.wait()
 
     def terminate(self, name: str, number: int = signal.SIGTERM) -> None:
         """Send a signal to a child, if it is running."""
@@ -106,9 +124,10 @@ class Children:
         return False
 
     async def _wait_gone(self, child: Child, timeout_s: float) -> bool:
+        pid = child.pid  # another may follow it at once
         try:
             async with asyncio.timeout(timeout_s):
-                while child.pidfd >= 0:
+                while pid is not None and child.pid == pid:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
@@ -117,7 +136,7 @@ class Children:
 
     def _start(self, child: Child) -> None:
         """Adopt or start it; where the system cannot (no memory, no descriptors, no disk), try again later."""
-        if child.is_ending or self._adopt(child):
+        if child.is_ending or child.pidfd >= 0 or self._adopt(child):
             return
         try:
             child.process = self._spawn(child)

@@ -6,13 +6,14 @@ Source of the shapes and error codes: the JSON-RPC 2.0 specification.
 """
 
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any, Literal
+from collections.abc import Awaitable, Callable, Mapping
+from inspect import isawaitable
+from typing import Any, Literal, NamedTuple
 
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.errors import MdsError
+from pipeline.errors import MdsError, RequestRefusedError
 
 log = logging.getLogger(__name__)
 
@@ -24,7 +25,12 @@ INTERNAL_ERROR = -32603
 REFUSED = -32000  # understood, but the answer is no
 SHOWN_CHARS = 200  # of a request, in the error that it gets
 
-Method = Callable[[dict[str, Any]], Any]
+
+class Method(NamedTuple):
+    """What a request may call: the model of its parameters, and what carries it out, at once or in a while."""
+
+    params: type[BaseModel]
+    call: Callable[[Any], Any | Awaitable[Any]]
 
 
 class Request(BaseModel):
@@ -38,8 +44,11 @@ class Request(BaseModel):
     id: int | str
 
 
-def answer(data: bytes, methods: Mapping[str, Method]) -> bytes:
-    """Carry out one request; return the response, whatever `data` is."""
+async def answer(data: bytes, methods: Mapping[str, Method]) -> bytes:
+    """Carry out one request; return the response, whatever `data` is.
+
+    Requests change things before they wait for anything, so they take effect in the order of the calls.
+    """
     try:
         raw = orjson.loads(data)
     except ValueError as error:
@@ -54,19 +63,32 @@ def answer(data: bytes, methods: Mapping[str, Method]) -> bytes:
         name = repr(request.method[:SHOWN_CHARS])
         return _error(request.id, METHOD_NOT_FOUND, f"no method {name}, known are {', '.join(methods)}")
     try:
-        result = orjson.dumps({"jsonrpc": "2.0", "id": request.id, "result": method(request.params)})
+        params = method.params.model_validate(request.params)
     except ValidationError as error:
         return _error(request.id, INVALID_PARAMS, _words(error))
+    try:
+        result = method.call(params)
+        if isawaitable(result):
+            result = await result
+        return orjson.dumps({"jsonrpc": "2.0", "id": request.id, "result": result}, default=_plain)
+    except RequestRefusedError as error:
+        return _error(request.id, REFUSED, str(error), error.details)
     except MdsError as error:
         return _error(request.id, REFUSED, str(error))
     except Exception:  # a fault of ours must not end the supervisor, nor leave the question open
         log.exception("the request %r has failed", request.method)
         return _error(request.id, INTERNAL_ERROR, f"{request.method} has failed, the log of `mds run` tells why")
-    return result
 
 
-def _error(request_id: int | str | None, code: int, message: str) -> bytes:
-    return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "error": {"code": code, "message": message}})
+def _plain(value: Any) -> Any:
+    if isinstance(value, BaseModel):
+        return value.model_dump()
+    raise TypeError(type(value).__name__)
+
+
+def _error(request_id: int | str | None, code: int, message: str, details: Mapping[str, Any] | None = None) -> bytes:
+    error = {"code": code, "message": message, **({"data": details} if details else {})}
+    return orjson.dumps({"jsonrpc": "2.0", "id": request_id, "error": error})
 
 
 def _words(error: ValidationError) -> str:

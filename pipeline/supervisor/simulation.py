@@ -21,7 +21,7 @@ def with_simulator(config: Config) -> Config:
     host = config.simulator.host
     port = _port(config)
     universe = {}
-    if not config.universe.primary and not config.universe.secondary:
+    if not config.universe.model_fields_set & {"primary", "secondary"}:
         tokens = _tokens(config.simulator.instruments)
         cut = min(round(len(tokens) * PRIMARY_SHARE), MAX_INSTRUMENTS)
         universe = {"primary": tokens[:cut], "secondary": tokens[cut : cut + MAX_INSTRUMENTS]}

@@ -1,19 +1,45 @@
 """Who is subscribed where. Pure.
 
-Connection 1 is the primary and has what is wanted in ltp or quote mode, connection 2 the secondary and has what is
-wanted in full mode, connection 3 the spare and has nothing. With fewer connections to use, the primary has it all.
+Each instrument has a home: connection 1, the primary, for ltp and quote mode, connection 2, the secondary, for full
+mode, unless the request says otherwise. With fewer connections to use, the primary is home to all. Usually the home
+also records it; of a connection that has failed over, the spare does (connection 3), and others with free room.
+
+Make before break: an instrument that moves stays where it was until its new place covers it. `wanted` is what a
+connection should have on the wire, such leftovers included; `of` is what it has to do for good.
+
+A request is carried out as a whole, or refused as a whole with one of `errors.RequestRefusedError`.
 """
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain, islice
 from typing import Literal, NamedTuple
 
-from pipeline.config import MAX_INSTRUMENTS, Mode, Universe
+from pipeline.config import CONNECTIONS, MAX_INSTRUMENTS, Mode, Overflow, Universe
+from pipeline.errors import AlreadySubscribedError, CapacityError, NotSubscribedError, RequestRefusedError
 
 PRIMARY, SECONDARY, TERTIARY = 1, 2, 3
 
 ROLES: dict[int, Literal["primary", "secondary", "tertiary"]] = {1: "primary", 2: "secondary", 3: "tertiary"}
 MODES: dict[int, Mode] = {PRIMARY: "quote", SECONDARY: "full", TERTIARY: "quote"}
+SHOWN_TOKENS = 10  # in the words of a refusal
+
+Instruments = dict[int, Mode]
+Tick = tuple[int, int, float, str]  # of a digest: token, count, last price, receive time
+
+
+@dataclass(slots=True)
+class Subscription:
+    """One instrument; the last three are since it was subscribed, and zero or None before the first tick."""
+
+    connection_id: int  # its home
+    mode: Mode
+    subscribed_at: str
+    tick_count: int = 0
+    last_price: float | None = None
+    last_tick_time: str | None = None
 
 
 class Refusal(NamedTuple):
@@ -23,49 +49,331 @@ class Refusal(NamedTuple):
     reason: str
 
 
-@dataclass
-class Subscriptions:
-    """Instruments and their modes, by connection."""
+@dataclass(frozen=True)
+class Changed:
+    """What a request has changed; the names are those of `requests.Change`."""
 
-    max_connections: int
-    by_connection: dict[int, dict[int, Mode]] = field(default_factory=dict)
+    instruments: list[int]
+    connections: dict[str, int] = field(default_factory=dict)
+    mode: Mode | None = None
+    repeats: list[int] = field(default_factory=list)
+    unchanged: list[int] = field(default_factory=list)
+    unknown: list[int] = field(default_factory=list)
+
+
+class Subscriptions:
+    """Instruments by connection. `max_connections` and `overflow` are the settings of these names."""
+
+    def __init__(self, max_connections: int, overflow: Overflow = "refuse") -> None:
+        self.all: dict[int, Subscription] = {}
+        self.mirroring = False
+        self.failed_over: set[int] = set()  # homes that others record for
+        self.leaving: dict[int, Instruments] = {c: {} for c in CONNECTIONS}  # kept until the new place covers them
+        self._max_connections = max_connections
+        self._overflow = overflow
+        self._homes: dict[int, Instruments] = {c: {} for c in CONNECTIONS}
+        self._carried: dict[int, Instruments] = {c: {} for c in CONNECTIONS}  # for homes that have failed over
+        self._carriers: dict[int, int] = {}  # token -> connection, of those
+
+    # Questions.
 
     def connection_for(self, mode: Mode) -> int:
         """Return the connection that instruments of this mode belong to."""
-        return SECONDARY if mode == "full" and self.max_connections >= SECONDARY else PRIMARY
+        return SECONDARY if mode == "full" and self._max_connections >= SECONDARY else PRIMARY
 
-    def find(self, token: int) -> int | None:
-        """Return the connection that has this instrument."""
-        return next((c for c, instruments in self.by_connection.items() if token in instruments), None)
+    def carrier(self, token: int) -> int | None:
+        """Return the connection that has to record this instrument."""
+        known = self.all.get(token)
+        return self._carriers.get(token, known.connection_id) if known else None
 
-    def add(self, tokens: Iterable[int], mode: Mode) -> list[Refusal]:
-        """Subscribe each token once; return those that could not be."""
-        connection_id = self.connection_for(mode)
-        instruments = self.by_connection.setdefault(connection_id, {})
+    def is_mirrored(self, token: int) -> bool:
+        """Tell whether connection 3 records this instrument as well."""
+        return self.mirroring and token in self._homes[PRIMARY]
+
+    def of(self, connection_id: int) -> Instruments:
+        """Return what this connection has to record."""
+        return dict(islice(self._assigned(connection_id), MAX_INSTRUMENTS))
+
+    def wanted(self, connection_id: int) -> Instruments:
+        """Return what this connection should have on the wire now, never more than Kite's limit."""
+        leaving = self.leaving[connection_id]
+        if not leaving:
+            return self.of(connection_id)
+        return leaving | dict(islice(self._assigned(connection_id), MAX_INSTRUMENTS - len(leaving)))
+
+    def is_held_back(self, connection_id: int) -> bool:
+        """Tell whether something has to leave this connection before all that is assigned to it finds room."""
+        leaving = len(self.leaving[connection_id])
+        return leaving > 0 and leaving + len(self.of(connection_id)) > MAX_INSTRUMENTS
+
+    def available(self, connection_id: int) -> int:
+        """Return how many more instruments this connection takes."""
+        if not self._is_usable(connection_id) or (connection_id == TERTIARY and self.mirroring):
+            return 0
+        return MAX_INSTRUMENTS - len(self._homes[connection_id])
+
+    def described(self, tokens: Sequence[int]) -> Changed:
+        """Return these, which have one mode, as what has just been subscribed."""
+        return Changed(list(tokens), self._homes_of(tokens), self.all[tokens[0]].mode if tokens else None)
+
+    # Requests.
+
+    def subscribe(self, tokens: Iterable[int], mode: Mode, now: str, connection_id: int | None = None) -> Changed:
+        """Subscribe instruments that are not subscribed yet."""
+        unique, repeats = _once(tokens)
+        duplicates = [token for token in unique if token in self.all]
+        if duplicates:
+            raise self._already(duplicates)
+        places = self._places(unique, mode, connection_id)
+        with self._moving(unique):
+            for token, place in places:
+                self._put(token, Subscription(place, mode, now))
+        return Changed(unique, self._homes_of(unique), mode, repeats)
+
+    def unsubscribe(self, tokens: Iterable[int], *, ignore_unknown: bool = False) -> Changed:
+        """Unsubscribe instruments."""
+        unique, repeats = _once(tokens)
+        unknown = [token for token in unique if token not in self.all]
+        if unknown and not ignore_unknown:
+            raise _not_subscribed(unknown, "leave them out, or pass over them with: mds unsubscribe --ignore-unknown")
+        known = [token for token in unique if token in self.all]
+        connections = self._homes_of(known)
+        with self._moving(known):
+            for token in known:
+                self._remove(token)
+        return Changed(known, connections, repeats=repeats, unknown=unknown)
+
+    def unsubscribe_all(self) -> Changed:
+        """Unsubscribe everything."""
+        return self.unsubscribe(list(self.all))
+
+    def set_mode(self, tokens: Iterable[int], mode: Mode, now: str, *, subscribe_unknown: bool = False) -> Changed:
+        """Give instruments a mode, with the connection for it as their home.
+
+        With `overflow` "spill", what finds no room there keeps its home.
+        """
+        unique, repeats = _once(tokens)
+        unknown = [token for token in unique if token not in self.all]
+        if unknown and not subscribe_unknown:
+            raise _not_subscribed(unknown, f"leave them out, or subscribe them with: mds subscribe --mode {mode}")
+        target = self.connection_for(mode)
+        arriving = [t for t in unique if t in self.all and self.all[t].connection_id != target]
+        room = self.available(target) - len(unknown)
+        if len(arriving) > room and self._overflow == "refuse":
+            raise self._no_room(target, len(arriving) + len(unknown), self.available(target))
+        places = self._places(unknown, mode)
+        moving = set(arriving[: max(room, 0)])
+        before = {token: (s.connection_id, s.mode) for token in unique if (s := self.all.get(token))}
+        with self._moving(unique):
+            for token, (home, _) in before.items():
+                known = self.all[token]
+                del self._homes[home][token]
+                known.connection_id, known.mode = target if token in moving else home, mode
+                self._put(token, known)
+            for token, place in places:
+                self._put(token, Subscription(place, mode, now))
+        changed = [t for t in unique if before.get(t) != (self.all[t].connection_id, mode)]
+        unchanged = [t for t, was in before.items() if was == (self.all[t].connection_id, mode)]
+        return Changed(changed, self._homes_of(changed), mode, repeats, unchanged)
+
+    def mirror(self, on: bool) -> Changed:
+        """Let connection 3 record what connection 1 is home to, as well, or end that."""
+        if on and not self._is_usable(TERTIARY):
+            raise self._not_in_use(TERTIARY)
+        if on and self._homes[TERTIARY]:
+            raise RequestRefusedError(
+                f"connection 3 has {len(self._homes[TERTIARY])} instruments of its own and cannot mirror connection 1; "
+                "unsubscribe them, or move them with: mds mode"
+            )
+        changed = list(self._homes[PRIMARY]) if on != self.mirroring else []
+        self.mirroring = on
+        return Changed(changed, {str(TERTIARY): len(changed)} if changed else {})
+
+    def failover(self, connection_id: int) -> Changed:
+        """Let connection 3 record what this connection is home to, and others with free room what does not fit there.
+
+        What fits nowhere stays.
+        """
+        if not self._is_usable(TERTIARY):
+            raise self._not_in_use(TERTIARY)
+        return self._fail_over(self.failed_over | {connection_id})
+
+    def failback(self, connection_id: int | None = None) -> Changed:
+        """Let this connection, or all, record again what it is home to."""
+        return self._fail_over(self.failed_over - ({connection_id} if connection_id else set(CONNECTIONS)))
+
+    def _fail_over(self, homes: set[int]) -> Changed:
+        before = {token: self.carrier(token) for token in self.all}
+        with self._moving(before):
+            self.failed_over = homes
+        changed = [token for token, was in before.items() if self.carrier(token) != was]
+        counts = Counter(map(self.carrier, changed))
+        return Changed(changed, {str(c): counts[c] for c in CONNECTIONS if counts[c]})
+
+    # What is not asked for by anybody.
+
+    def take(self, tokens: Iterable[int], mode: Mode, now: str, connection_id: int | None = None) -> list[Refusal]:
+        """Subscribe each token for which it is possible; return those for which it was not."""
+        target = connection_id if connection_id and self._is_usable(connection_id) else self.connection_for(mode)
         refusals = []
         for token in dict.fromkeys(tokens):
-            elsewhere = self.find(token)
-            if elsewhere is not None:
-                has_mode = self.by_connection[elsewhere][token]
-                refusals.append(Refusal(token, f"already on connection {elsewhere} in {has_mode} mode"))
-            elif len(instruments) >= MAX_INSTRUMENTS:
-                refusals.append(Refusal(token, f"connection {connection_id} is full"))
+            known = self.all.get(token)
+            place = self._first_with_room(target)
+            if known:
+                refusals.append(Refusal(token, f"already on connection {known.connection_id} in {known.mode} mode"))
+            elif place is None:
+                refusals.append(Refusal(token, f"connection {target} is full"))
             else:
-                instruments[token] = mode
+                self._put(token, Subscription(place, mode, now))
         return refusals
 
-    def add_universe(self, universe: Universe) -> list[Refusal]:
-        """Subscribe what the configuration wants at start."""
-        return self.add(universe.primary, "quote") + self.add(universe.secondary, "full")
+    def take_universe(self, universe: Universe, now: str) -> list[Refusal]:
+        """Subscribe what the configuration wants."""
+        return self.take(universe.primary, "quote", now) + self.take(universe.secondary, "full", now)
 
-    def of(self, connection_id: int) -> dict[int, Mode]:
-        """Return what this connection should have."""
-        return self.by_connection.get(connection_id, {})
+    def resume(self, *, mirror: bool, failed_over: Iterable[int], leaving: Iterable[tuple[int, int, Mode]]) -> None:
+        """Go on with what an earlier run was about: `leaving` are token, connection and mode."""
+        if self._is_usable(TERTIARY):
+            self.mirroring = mirror and not self._homes[TERTIARY]
+            self.failed_over = set(failed_over)
+        self._assign_carriers()
+        for token, connection_id, mode in leaving:
+            if token in self.all and self.carrier(token) != connection_id and self._is_usable(connection_id):
+                self.leaving[connection_id][token] = mode
 
-    @property
-    def total(self) -> int:
-        """How many instruments are subscribed."""
-        return sum(map(len, self.by_connection.values()))
+    def covered(self, connection_id: int, told: Mapping[int, Mode]) -> set[int]:
+        """Let go what has moved to this connection, which now covers what it was told; return who had it before."""
+        left = set()
+        for other, leaving in self.leaving.items():
+            gone = [t for t in leaving if self.carrier(t) == connection_id and told.get(t) == self.all[t].mode]
+            for token in gone:
+                del leaving[token]
+                left.add(other)
+        return left
+
+    def hear(self, ticks: Iterable[Tick]) -> None:
+        """Take note of what has ticked, from a worker's digest."""
+        for token, count, last_price, time in ticks:
+            known = self.all.get(token)
+            if known:  # the last ticks of one that was unsubscribed count no more
+                known.tick_count += count
+                known.last_price, known.last_tick_time = last_price, time
+
+    # How it is done.
+
+    def _is_usable(self, connection_id: int) -> bool:
+        return connection_id <= self._max_connections
+
+    def _assigned(self, connection_id: int) -> Iterable[tuple[int, Mode]]:
+        """Yield what this connection has to record, most important first."""
+        homes = self._homes[connection_id]
+        if connection_id in self.failed_over:
+            homes = {token: mode for token, mode in homes.items() if token not in self._carriers}
+        carried = self._carried[connection_id]
+        mirrored: Instruments = self._homes[PRIMARY] if self.mirroring and connection_id == TERTIARY else {}
+        again = ((token, mode) for token, mode in mirrored.items() if token not in carried)
+        return chain(homes.items(), carried.items(), again)
+
+    def _put(self, token: int, subscription: Subscription) -> None:
+        self.all[token] = subscription
+        self._homes[subscription.connection_id][token] = subscription.mode
+
+    def _remove(self, token: int) -> None:
+        del self._homes[self.all.pop(token).connection_id][token]
+        for leaving in self.leaving.values():
+            leaving.pop(token, None)
+
+    def _places(self, tokens: Sequence[int], mode: Mode, connection_id: int | None = None) -> list[tuple[int, int]]:
+        """Find a home for each; raises CapacityError."""
+        target = connection_id or self.connection_for(mode)
+        if not self._is_usable(target):
+            raise self._not_in_use(target)
+        if target == TERTIARY and self.mirroring:
+            raise RequestRefusedError("connection 3 mirrors connection 1; end that first with: mds mirror off")
+        room = self.available(target)
+        other = self._other(target) if connection_id is None else None
+        if len(tokens) > room + (self.available(other) if other else 0):
+            raise self._no_room(target, len(tokens), room + (self.available(other) if other else 0))
+        return [(token, target if n < room or other is None else other) for n, token in enumerate(tokens)]
+
+    def _other(self, connection_id: int) -> int | None:
+        """Return where instruments go for which this connection has no room."""
+        if self._overflow == "refuse" or connection_id == TERTIARY or not self._is_usable(SECONDARY):
+            return None
+        return SECONDARY if connection_id == PRIMARY else PRIMARY
+
+    def _first_with_room(self, connection_id: int) -> int | None:
+        places = (connection_id, self._other(connection_id))
+        return next((place for place in places if place and self.available(place) > 0), None)
+
+    @contextmanager
+    def _moving(self, tokens: Iterable[int]) -> Iterator[None]:
+        """Keep those of `tokens` that get a new place in their old one for now."""
+        watched = self.all if self.failed_over else tokens  # then others may have to make room
+        before = {t: (self._carriers.get(t, s.connection_id), s.mode) for t in watched if (s := self.all.get(t))}
+        yield
+        self._assign_carriers()
+        for token, (was, mode) in before.items():
+            now = self.carrier(token)
+            if now is not None and now != was:
+                self.leaving[was][token] = mode
+                self.leaving[now].pop(token, None)
+
+    def _assign_carriers(self) -> None:
+        self._carriers = {}
+        self._carried = {c: {} for c in CONNECTIONS}
+        for home in sorted(self.failed_over):
+            rest = list(self._homes[home].items())
+            for place in (TERTIARY, *({PRIMARY, SECONDARY} - self.failed_over)):
+                room = MAX_INSTRUMENTS - len(self._homes[place]) - len(self._carried[place])
+                taken, rest = rest[:room], rest[room:]
+                self._carried[place].update(taken)
+                self._carriers.update((token, place) for token, _ in taken)
+
+    def _homes_of(self, tokens: Iterable[int]) -> dict[str, int]:
+        counts = Counter(self.all[token].connection_id for token in tokens)
+        return {str(c): count for c, count in sorted(counts.items())}
+
+    # Refusals in words.
+
+    def _already(self, tokens: Sequence[int]) -> AlreadySubscribedError:
+        places = [(token, self.all[token].connection_id, self.all[token].mode) for token in tokens]
+        shown = ", ".join(f"{token} (connection {c}, {mode})" for token, c, mode in places[:SHOWN_TOKENS])
+        names = ("instrument_token", "connection_id", "mode")
+        return AlreadySubscribedError(
+            f"already subscribed: {shown}{_more(tokens)}; nothing was changed, leave them out, or use: mds mode",
+            {"duplicates": [dict(zip(names, place, strict=True)) for place in places]},
+        )
+
+    def _no_room(self, connection_id: int, requested: int, available: int) -> CapacityError:
+        return CapacityError(
+            f"connection {connection_id} has room for {available} more instruments, requested are {requested}; "
+            "nothing was changed, unsubscribe some"
+            + (' or set universe.overflow = "spill"' if self._overflow == "refuse" else ""),
+            {"connection_id": connection_id, "requested": requested, "available": available},
+        )
+
+    def _not_in_use(self, connection_id: int) -> RequestRefusedError:
+        return RequestRefusedError(
+            f"connection {connection_id} is not in use, kite.max_connections is {self._max_connections}"
+        )
+
+
+def _not_subscribed(tokens: Sequence[int], way_out: str) -> NotSubscribedError:
+    shown = ", ".join(map(str, tokens[:SHOWN_TOKENS]))
+    return NotSubscribedError(
+        f"not subscribed: {shown}{_more(tokens)}; nothing was changed, {way_out}", {"unknown": list(tokens)}
+    )
+
+
+def _more(tokens: Sequence[int]) -> str:
+    return f" and {len(tokens) - SHOWN_TOKENS} more" if len(tokens) > SHOWN_TOKENS else ""
+
+
+def _once(tokens: Iterable[int]) -> tuple[list[int], list[int]]:
+    """Return the tokens, each once, and those of them that were there more often."""
+    counts = Counter(tokens)
+    return list(counts), [token for token, count in counts.items() if count > 1]
 
 
 SESSION_S = 6.25 * 3600  # 09:15 to 15:30
@@ -74,5 +382,4 @@ LINE_BYTES: dict[Mode, int] = {"ltp": 200, "quote": 460, "full": 1580}  # of a t
 
 def bytes_a_day(subscriptions: Subscriptions, ticks_per_second: float) -> int:
     """Return what a session costs on disk when each instrument ticks so often."""
-    modes = [mode for instruments in subscriptions.by_connection.values() for mode in instruments.values()]
-    return int(sum(LINE_BYTES[mode] for mode in modes) * SESSION_S * ticks_per_second)
+    return int(sum(LINE_BYTES[known.mode] for known in subscriptions.all.values()) * SESSION_S * ticks_per_second)

@@ -11,11 +11,9 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from itertools import groupby
-from operator import itemgetter
-from typing import Any
+from typing import Any, cast
 
 import orjson
 import zmq
@@ -30,12 +28,18 @@ from pipeline.events import SUPERVISOR_ID
 from pipeline.files import SERVICE_LOCK, WRITER_LOCK
 from pipeline.outbox import Loss
 from pipeline.records import Record
+from pipeline.requests import NoParams, Restarted, RestartParams
+from pipeline.status import Status
 from pipeline.supervisor.board import Board
 from pipeline.supervisor.children import Child, Children
 from pipeline.supervisor.control import Method, answer
-from pipeline.supervisor.subscriptions import Subscriptions, bytes_a_day
+from pipeline.supervisor.desk import Desk
+from pipeline.supervisor.history import History, logged
+from pipeline.supervisor.orders import Orders
+from pipeline.supervisor.saved import FILE_NAME, DamagedError, SavedFile, read, restore, set_aside, snapshot
+from pipeline.supervisor.subscriptions import Refusal, Subscriptions, bytes_a_day
 from pipeline.uplink import Uplink
-from pipeline.wire import COMMANDS_SOCKET, CONTROL_SOCKET, STATUS_SOCKET
+from pipeline.wire import COMMANDS_SOCKET, CONTROL_SOCKET, STATUS_SOCKET, by_mode
 
 log = logging.getLogger(__name__)
 children_log = logging.getLogger(role.RELAYED)
@@ -47,6 +51,7 @@ SIMULATOR_END_S = 1.5  # it closes its sockets first
 OWN_EVENTS_S = 0.5
 LAST_WORDS_S = 0.5
 REFUSALS_SHOWN = 10
+REQUEST_BYTES = 2**24  # of a request; what is larger is not even read
 BUSY_TICKS_PER_S = 4  # an instrument at busy times; about one otherwise
 
 
@@ -63,12 +68,13 @@ class Summary:
 class Supervisor:
     """One run of the service. Construct, then `run`; sockets are bound in `run`."""
 
-    def __init__(self, config: Config, *, simulate: bool) -> None:
+    def __init__(self, config: Config, *, simulate: bool, fresh: bool = False) -> None:
         self._config = config
         self._simulate = simulate
-        self._version = f"{os.getpid()}-{time.time_ns()}"  # of the subscriptions: another for each service
-        self._subscriptions = Subscriptions(config.kite.max_connections)
-        self._refusals = self._subscriptions.add_universe(config.universe)
+        self._fresh = fresh
+        self._now = Calendar(config.storage.timezone).now
+        self._subscriptions = Subscriptions(config.kite.max_connections, config.universe.overflow)
+        self._background: set[asyncio.Task[None]] = set()
         self._stop = asyncio.Event()
 
     def lock(self) -> None:
@@ -87,6 +93,20 @@ class Supervisor:
                 f"{storage.data_dir} is written to by process {writing.pid} of another run folder; end that one first"
             )
 
+    def _open_desk(self) -> None:
+        content = lambda: snapshot(self._subscriptions, self._config.universe, simulated=self._simulate)  # noqa: E731
+        self._saved = SavedFile(self._config.runtime.run_dir / FILE_NAME, content)
+        self._history = History(self._log_event, self._timestamp)
+        orders = Orders(f"{os.getpid()}-{time.time_ns()}", self._send_order)
+        self._desk = Desk(
+            self._subscriptions,
+            orders,
+            self._history,
+            clock=self._timestamp,
+            state=self._state,
+            save=self._saved.save,
+        )
+
     async def run(self, duration_s: float | None) -> Summary:
         """Record until a signal, a `shutdown` request, or the end of `duration_s`."""
         loop = asyncio.get_running_loop()
@@ -99,7 +119,7 @@ class Supervisor:
         status = self._bind(waiting, zmq.PULL, STATUS_SOCKET)
         self._commands = self._bind(waiting, zmq.ROUTER, COMMANDS_SOCKET)
         control = self._bind(waiting, zmq.ROUTER, CONTROL_SOCKET)
-        self._board = Board(self._config, self._subscriptions, Calendar(self._config.storage.timezone).now)
+        self._board = Board(self._config, self._subscriptions, self._now)
         uplink = self._uplink = Uplink(
             self._config,
             SUPERVISOR_ID,
@@ -109,6 +129,7 @@ class Supervisor:
             on_commit=self._board.hear_commit,
         )
         self._children = Children(self._config, self._child_changed)
+        self._open_desk()
         self._begin()
         tasks: list[asyncio.Task[Any]] = [
             asyncio.create_task(self._read_status(status)),
@@ -122,6 +143,7 @@ class Supervisor:
         for task in done:
             task.result()  # a task that ended by itself has failed
         summary = await self._end()
+        tasks += self._background
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)  # nobody waits on a socket when it is closed
@@ -134,6 +156,7 @@ class Supervisor:
     def _bind(self, context: zmq.asyncio.Context, kind: int, name: str) -> zmq.asyncio.Socket:
         bound: zmq.asyncio.Socket = context.socket(kind)
         if kind == zmq.ROUTER:
+            bound.setsockopt(zmq.MAXMSGSIZE, REQUEST_BYTES)
             bound.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a restarted worker takes its predecessor's name at once
         bound.bind(role.endpoint(self._config.runtime.run_dir, name))
         return bound
@@ -142,6 +165,7 @@ class Supervisor:
 
     def _begin(self) -> None:
         config = self._config
+        started = self._timestamp()
         self._log_event("service_started", {"version": __version__, "simulated": self._simulate})
         if self._simulate:
             if any(config.storage.data_dir.glob("market_data_*.jsonl")):
@@ -154,18 +178,48 @@ class Supervisor:
                 self._children.add(role.worker_role(connection_id), WORKER_MODULE, str(connection_id))
         workers = dict.fromkeys(map(role.worker_role, CONNECTIONS), WORKER_MODULE)
         self._children.end_unwanted(workers | {role.SIMULATOR: SIMULATOR_MODULE})
-        self._tell_universe()
+        refusals = self._subscribe()
+        self._desk.tell_workers()
+        self._tell_universe(refusals)
+        self._in_background(self._remember(started))
 
-    def _tell_universe(self) -> None:
+    async def _remember(self, started: str) -> None:
+        """Save what is subscribed, and learn what was asked for before this run."""
+        await self._saved.save()
+        self._history.recall(await asyncio.to_thread(logged, self._config.storage.data_dir, started))
+
+    def _subscribe(self) -> list[Refusal]:
+        """Subscribe what was subscribed last, or what the configuration wants; return what could not be."""
+        universe, now = self._config.universe, self._timestamp()
+        path = self._config.runtime.run_dir / FILE_NAME
+        try:
+            saved = None if self._fresh else read(path)
+        except DamagedError as error:
+            aside = set_aside(path)
+            log.error("%s is damaged (%s), kept as %s: going on with the configuration", path, error, aside)
+            self._log_event("subscriptions_damaged", {"file": str(path), "error": str(error), "kept_in": str(aside)})
+            saved = None
+        if saved and saved.simulated == self._simulate:
+            refusals = restore(self._subscriptions, saved, universe, now)
+            log.info("going on with what was subscribed last (%s); mds run --fresh forgets it", path)
+        else:
+            refusals = self._subscriptions.take_universe(universe, now)
+        fresh = {token: known.mode for token, known in self._subscriptions.all.items() if known.subscribed_at == now}
+        for tokens in by_mode(fresh).values():
+            self._history.done("subscribe", "universe", self._subscriptions.described(tokens))
+        return refusals
+
+    def _tell_universe(self, refusals: list[Refusal]) -> None:
         """Say what is subscribed, what is not, and what it will cost on disk."""
-        for reason, refused in groupby(sorted(self._refusals, key=itemgetter(1)), key=itemgetter(1)):
-            tokens = [refusal.token for refusal in refused]
+        by_reason: dict[str, list[int]] = {}
+        for refusal in refusals:
+            by_reason.setdefault(refusal.reason, []).append(refusal.token)
+        for reason, tokens in by_reason.items():
             shown = ", ".join(map(str, tokens[:REFUSALS_SHOWN])) + (", ..." if len(tokens) > REFUSALS_SHOWN else "")
             log.warning("universe: not subscribed (%d), %s: %s", len(tokens), reason, shown)
-            self._log_event("subscription_refused", {"instruments": tokens, "reason": reason, "by": "universe"})
-        counts = ", ".join(
-            f"{len(self._subscriptions.of(c))} on connection {c}" for c in CONNECTIONS if self._subscriptions.of(c)
-        )
+            self._history.refused("subscribe", "universe", tokens, reason)
+        numbers = {c: len(self._subscriptions.of(c)) for c in CONNECTIONS}
+        counts = ", ".join(f"{number} on connection {c}" for c, number in numbers.items() if number)
         quiet, busy = (bytes_a_day(self._subscriptions, rate) / 2**30 for rate in (1, BUSY_TICKS_PER_S))
         log.info(
             "recording %s to %s; a day takes about %.1f GB at one tick a second each, %.1f GB at %d",
@@ -223,37 +277,60 @@ class Supervisor:
             if child is None or child.pid not in (None, message["pid"]):
                 continue  # the last words of a process that has been replaced; without a successor they count
             self._board.hear(message, time.monotonic())
-            if message.get("version", self._version) != self._version:
-                await self._tell(message["connection_id"])
+            if message["type"] == "status" and "connection_id" in message:
+                self._desk.hear(message)
 
-    async def _tell(self, connection_id: int) -> None:
-        """Send a worker what it should have. Its status repeats the version: until it does, it is told again."""
-        instruments: dict[str, list[int]] = {}
-        for token, mode in self._subscriptions.of(connection_id).items():
-            instruments.setdefault(mode, []).append(token)
-        wishes = orjson.dumps({"version": self._version, "instruments": instruments})
-        with contextlib.suppress(zmq.ZMQError):  # it is just being restarted: it gets them when it is back
-            await self._commands.send_multipart([role.worker_role(connection_id).encode(), wishes])
+    def _send_order(self, connection_id: int, order: bytes) -> None:
+        """Send at once, or not at all: who is just being restarted asks for it when it is back."""
+        sent = self._commands.send_multipart([role.worker_role(connection_id).encode(), order], zmq.NOBLOCK)
+        cast("asyncio.Future[Any]", sent).exception()
 
     async def _answer(self, control: zmq.asyncio.Socket) -> None:
+        """Answer requests, each in a task of its own: some wait for a connection."""
         methods = self._methods()
+
+        async def carry_out(envelope: list[bytes], request: bytes) -> None:
+            response = await answer(request, methods)
+            await control.send_multipart([*envelope, response])
+
         while True:
-            client, *parts = await control.recv_multipart()
-            await control.send_multipart([client, answer(parts[-1] if parts else b"", methods)])
+            *envelope, request = await control.recv_multipart()
+            self._in_background(carry_out(envelope, request))
+
+    def _in_background(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+    def _state(self, connection_id: int) -> tuple[str, str]:
+        child = self._children.all.get(role.worker_role(connection_id))
+        return self._board.state(connection_id, child, time.monotonic())
+
+    def _timestamp(self) -> str:
+        return self._now().isoformat(timespec="microseconds")
 
     def _methods(self) -> dict[str, Method]:
-        def status(_: dict[str, Any]) -> Any:
-            return self._board.status(self._children.all, os.getpid(), time.monotonic()).model_dump()
+        def status(_: NoParams) -> Status:
+            return self._board.status(self._children.all, os.getpid(), time.monotonic())
 
         def part(name: str) -> Method:
-            return lambda params: status(params)[name]
+            return Method(NoParams, lambda params: getattr(status(params), name))
 
-        def shutdown(_: dict[str, Any]) -> Any:
+        async def restart(params: RestartParams) -> Restarted:
+            return Restarted(role=params.role, pid=await self._children.restart(params.role))
+
+        def shutdown(_: NoParams) -> dict[str, bool]:
             self._stop.set()
             return {"ending": True}
 
         parts = ("health", "connections", "instruments", "storage", "metrics", "processes")
-        return {"status": status, "shutdown": shutdown, **{name: part(name) for name in parts}}
+        return {
+            **self._desk.methods,
+            "status": Method(NoParams, status),
+            **{name: part(name) for name in parts},
+            "restart": Method(RestartParams, restart),
+            "shutdown": Method(NoParams, shutdown),
+        }
 
 
 def _no_ticks(epoch: int, frames: Sequence[Record]) -> bytes:

@@ -1,0 +1,510 @@
+"""`MarketDataService`: the recorder as an object. It starts `mds run` as a process of its own, and asks it by `Client`.
+
+Recording does not depend on the Python program: where that dies, it goes on, until `mds stop`. What is recorded is what
+was subscribed through the object; the universe of the settings and what an earlier run had subscribed are left out.
+
+The dicts that are returned are the models of `status` and `requests`, with some fields put as people and scripts write
+them (`Primary`, `QUOTE`) and some added; the functions at the end of this module do that, and nothing else does.
+"""
+
+import logging
+import os
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+from datetime import datetime, timedelta
+from operator import index
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+from pydantic import TypeAdapter, ValidationError
+
+from pipeline import config, role
+from pipeline.client import Client
+from pipeline.config import CONNECTIONS, MAX_INSTRUMENTS, Mode, Token
+from pipeline.days import Calendar
+from pipeline.errors import AlreadyRunningError, ControlError, MdsError, NotRunningError, RequestRefusedError
+from pipeline.requests import KEPT_CHANGES, Change, HistoryEntry
+from pipeline.status import ConnectionStatus, Health, Metrics, Status, Storage
+from pipeline.store.manager import StorageManager
+
+log = logging.getLogger(__name__)
+
+START_S = 30.0  # for the new service to be ready
+END_S = 20.0  # for it to end: workers and writer hand on what they have
+POLL_S = 0.02
+PROBE_S = 0.5  # for one answer while it starts: it may just be ending instead
+WRITER_STATES = ("recording", "paused")  # of a service that is ready; paused is the disk's fault, health tells of it
+TARGET_TICKS_PER_S = 1000  # that `performance_pct` is measured by
+PRIMARY, SECONDARY, TERTIARY = CONNECTIONS
+
+_TOKEN: TypeAdapter[int] = TypeAdapter(Token)
+_MODES: dict[str, Mode] = {mode.upper(): mode for mode in get_args(Mode)}
+_OTHERS = (role.WRITER, *map(role.worker_role, CONNECTIONS), role.SIMULATOR)  # that outlive a killed supervisor
+
+_Answer = TypeVar("_Answer")
+
+
+class MarketDataService:
+    """A recorder, from `start` to `stop`. A context manager; may be shared between threads.
+
+    What changes something returns a dict with `success`, and with `error` where that is False. What asks something
+    raises NotRunningError before `start` and after `stop`.
+    """
+
+    def __init__(
+        self,
+        api_key: str,
+        access_token: str,
+        data_dir: Path | str = "./market_data",
+        *,
+        run_dir: Path | str | None = None,
+        ws_url: str | None = None,
+        simulate: bool = False,
+        config_file: Path | str | None = None,
+    ) -> None:
+        """Take the settings as `mds run` does, with what is given here laid over them. Raises ConfigError.
+
+        `simulate` records the built-in simulator, for which any credentials do.
+        """
+        file = Path(config_file).absolute() if config_file else None
+        settings = config.load(file)
+        self._settings = settings.with_changes(
+            storage={"data_dir": Path(data_dir)}, runtime={"run_dir": Path(run_dir or settings.runtime.run_dir)}
+        ).resolved()
+        self._simulate = simulate
+        self._environment = os.environ | {
+            "KITE_API_KEY": api_key,
+            "KITE_ACCESS_TOKEN": access_token,
+            "MDS_STORAGE__DATA_DIR": str(self.data_dir),
+            "MDS_RUNTIME__RUN_DIR": str(self.run_dir),
+            "MDS_UNIVERSE__PRIMARY": "[]",
+            "MDS_UNIVERSE__SECONDARY": "[]",
+            **({"MDS_KITE__WS_URL": ws_url} if ws_url else {}),
+            **({"MDS_CONFIG": str(file)} if file else {}),
+        }
+        self.storage_mgr = StorageManager(self.data_dir, self._settings.storage.timezone)
+        self._calendar = Calendar(self._settings.storage.timezone)
+        self._asking = threading.Lock()
+        self._process: subprocess.Popen[bytes] | None = None
+        self._client: Client | None = None
+
+    def __enter__(self) -> "MarketDataService":
+        """Start. Raises one of MdsError where it cannot."""
+        self._start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def data_dir(self) -> Path:
+        """The folder of the data files."""
+        return self._settings.storage.data_dir
+
+    @property
+    def run_dir(self) -> Path:
+        """The folder of the running service; its log is `supervisor.log` there."""
+        return self._settings.runtime.run_dir
+
+    @property
+    def running(self) -> bool:
+        """Whether the service that this object has started runs."""
+        return self._process is not None and self._process.poll() is None
+
+    # From start to stop.
+
+    def start(self, activate_tertiary: bool = False) -> bool:
+        """Start the service and wait until it can record; False, with the reason in the log, where it cannot start.
+
+        `activate_tertiary` begins with `activate_redundancy`.
+        """
+        try:
+            self._start()
+        except MdsError as error:
+            log.error("the service has not started: %s", error)
+            return False
+        if activate_tertiary:
+            self.activate_redundancy()
+        return True
+
+    def stop(self) -> bool:
+        """End the service in order: everything received is stored. False, with the reason in the log, if it goes on.
+
+        Where it does not run there is nothing to do. A service that this object has not started is left alone.
+        """
+        with self._asking:
+            if self._process is None or self._client is None:
+                return True
+            try:
+                self._end(self._process, self._client)
+            except MdsError as error:
+                log.error("the service has not ended: %s", error)
+                return False
+            level = logging.WARNING if self._process.returncode else logging.INFO
+            log.log(level, "the service has ended %s: %s", _how(self._process), self._last_words())
+            self._client.close()
+            self._process = self._client = None
+        return True
+
+    # Changes.
+
+    def subscribe_trading_universe(self, tokens: Iterable[int], batch_size: int = 500) -> dict[str, Any]:
+        """Subscribe instruments in quote mode on connection 1, `batch_size` in a request; each batch is all or nothing.
+
+        Returns total_batches, successful_batches, failed_batches, `results` as `subscribe_instruments` has them, and
+        `repeats`, which count once.
+        """
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, it must be at least 1")
+        given = list(tokens)
+        once = list(dict.fromkeys(given))
+        batches = [once[begin : begin + batch_size] for begin in range(0, len(once), batch_size)]
+        results = [self.subscribe_instruments(batch) for batch in batches]
+        successful = sum(result["success"] for result in results)
+        return {
+            "success": successful == len(results),
+            "total_batches": len(results),
+            "successful_batches": successful,
+            "failed_batches": len(results) - successful,
+            "results": results,
+            "repeats": [token for token, count in Counter(given).items() if count > 1],
+        }
+
+    def activate_full_mode(self, tokens: Iterable[int]) -> dict[str, Any]:
+        """Record instruments in full mode on connection 2; those that connection 1 has are moved, none is uncovered.
+
+        Returns what `subscribe_instruments` does.
+        """
+        return self._change(
+            lambda client: client.set_mode(_integers(tokens), "full", subscribe_unknown=True),
+            lambda change: _subscribed(change, SECONDARY),
+        )
+
+    def subscribe_instruments(
+        self, tokens: Iterable[int], mode: str = "QUOTE", connection_id: int = PRIMARY
+    ) -> dict[str, Any]:
+        """Subscribe instruments that are not subscribed yet, in mode LTP, QUOTE or FULL; all or none.
+
+        Returns success, connection_id, subscribed_count, mode, and the fields of `requests.Change`; of a refusal
+        success, error, and where they are the reason `duplicates`, with token, existing_connection and mode of each.
+        """
+        return self._change(
+            lambda client: client.subscribe(_integers(tokens), _mode(mode), connection_id),
+            lambda change: _subscribed(change, connection_id),
+        )
+
+    def unsubscribe_instruments(self, tokens: Iterable[int]) -> dict[str, Any]:
+        """Unsubscribe instruments wherever they are; those that are not subscribed are passed over.
+
+        Returns `results`, connection_id and unsubscribed_count of each connection that had some, and `unknown`. It is
+        no success where none of them was subscribed.
+        """
+        answer = self._change(lambda client: client.unsubscribe(_integers(tokens), ignore_unknown=True), _unsubscribed)
+        if answer["success"] and not answer["results"]:
+            return answer | {"success": False, "error": "none of these instruments is subscribed"}
+        return answer
+
+    def unsubscribe_all(self) -> dict[str, Any]:
+        """Unsubscribe everything. Returns what `unsubscribe_instruments` does."""
+        return self._change(Client.unsubscribe_all, _unsubscribed)
+
+    def activate_redundancy(self) -> bool:
+        """Let connection 3 record what connection 1 does, as well; False, with the reason in the log, if it cannot."""
+        return bool(self._change(Client.mirror, Change.model_dump)["success"])
+
+    # Questions.
+
+    def get_health(self) -> dict[str, Any]:
+        """Tell whether everything that is subscribed is being recorded, and if not, why."""
+        return _health(self._ask(Client.health))
+
+    def get_connections(self) -> dict[str, Any]:
+        """Return the three connections in `connections`, keys "1", "2" and "3"."""
+        return _connections(self._ask(Client.connections), self._calendar.now())
+
+    def get_instruments(self) -> dict[str, Any]:
+        """Return what is subscribed, by connection in `by_connection` and one by one in `instruments`."""
+        return _instruments(*self._ask(_status_and_history), self._calendar.now())
+
+    def get_storage_status(self) -> dict[str, Any]:
+        """Return what is being written, and how many ticks today's file has."""
+        return self._storage(self._ask(Client.storage))
+
+    def get_metrics(self) -> dict[str, Any]:
+        """Return counts and rates."""
+        return _metrics(self._ask(Client.metrics))
+
+    def get_status_summary(self) -> dict[str, Any]:
+        """Return all of these, as of one moment, in health, connections, instruments, storage and metrics."""
+        status, history = self._ask(_status_and_history)
+        now = self._calendar.now()
+        return {
+            "health": _health(status.health),
+            "connections": _connections(status.connections, now),
+            "instruments": _instruments(status, history, now),
+            "storage": self._storage(status.storage),
+            "metrics": _metrics(status.metrics),
+            "processes": {name: process.model_dump() for name, process in status.processes.items()},
+        }
+
+    def wait_for_ticks(self, duration_seconds: float = 10, expected_min_ticks: int = 10) -> int:
+        """Wait for so long and return how many ticks were received; fewer than expected are worth a warning."""
+        before = self._ask(Client.metrics).total_ticks_received
+        time.sleep(duration_seconds)
+        received = self._ask(Client.metrics).total_ticks_received - before
+        level = logging.INFO if received >= expected_min_ticks else logging.WARNING
+        log.log(level, "%d ticks in %g s, expected %d or more", received, duration_seconds, expected_min_ticks)
+        return received
+
+    # The process.
+
+    def _start(self) -> None:
+        """Start the service. Raises one of MdsError; nothing runs then that did not before."""
+        if (holder := self._holder(role.SUPERVISOR)) is not None:
+            raise AlreadyRunningError(
+                f"in {self.run_dir} a service runs already, as process {holder.pid}; "
+                f"it can be ended by: MDS_RUNTIME__RUN_DIR={self.run_dir} mds stop"
+            )
+        role.prepare_run_dir(self._settings)
+        process = self._launch()
+        try:
+            self._wait_until_ready(process)
+        except BaseException:
+            self._terminate(process)
+            raise
+        if self._client is not None:  # of a service that has ended by itself
+            self._client.close()
+        self._process, self._client = process, Client(self.run_dir)
+        log.info("the service runs as process %d, data goes to %s", process.pid, self.data_dir)
+
+    def _launch(self, *arguments: str) -> "subprocess.Popen[bytes]":
+        """Run the command, with its output in the run folder, where the last run's is kept under another name."""
+        log_file = self._log_file
+        simulate = ["--simulate"] if self._simulate else []
+        try:
+            with suppress(FileNotFoundError):
+                log_file.replace(log_file.with_suffix(".log.1"))
+            with log_file.open("wb") as output:
+                return subprocess.Popen(
+                    [sys.executable, "-m", "pipeline", "run", "--fresh", *simulate, *arguments],
+                    env=self._environment,
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    start_new_session=True,
+                )
+        except OSError as error:
+            raise ControlError(f"no process can be started: {error}") from None
+
+    def _wait_until_ready(self, process: "subprocess.Popen[bytes]") -> None:
+        give_up_s = time.monotonic() + START_S
+        with Client(self.run_dir, timeout_s=PROBE_S) as probe:
+            while process.poll() is None:
+                holder = self._holder(role.SUPERVISOR)
+                if holder is not None and holder.pid == process.pid:
+                    with suppress(NotRunningError):
+                        if probe.storage().state in WRITER_STATES:
+                            return
+                if time.monotonic() > give_up_s:
+                    raise NotRunningError(f"it is not ready after {START_S:g} s; its log is {self._log_file}")
+                time.sleep(POLL_S)
+        raise NotRunningError(f"it ended at once, {_how(process)}: {self._last_words()}")
+
+    def _end(self, process: "subprocess.Popen[bytes]", client: Client) -> None:
+        """End the service in order. Raises one of MdsError if it goes on."""
+        if process.poll() is None:
+            try:
+                client.shutdown(END_S)
+            except MdsError as error:
+                log.warning("the service is ended by a signal: %s", error)
+                process.terminate()
+            self._wait(process)
+        if self._holder(role.SUPERVISOR) is None and any(map(self._holder, _OTHERS)):
+            # It was killed, and the others record on: a run of no length takes them over and ends them.
+            log.warning("the supervisor has ended %s; what it had started is being ended", _how(process))
+            self._wait(self._launch("--duration", "0"))
+            if any(map(self._holder, _OTHERS)):
+                raise ControlError(f"the supervisor is gone and the others record on: {self._last_words()}")
+
+    def _terminate(self, process: "subprocess.Popen[bytes]") -> None:
+        process.terminate()
+        self._wait(process)
+
+    def _wait(self, process: "subprocess.Popen[bytes]") -> None:
+        try:
+            process.wait(END_S)
+        except subprocess.TimeoutExpired:
+            raise ControlError(f"process {process.pid} is still ending; its log is {self._log_file}") from None
+
+    def _holder(self, name: str) -> role.Holder | None:
+        return role.read_holder(role.lock_path(self._settings, name))
+
+    @property
+    def _log_file(self) -> Path:
+        return self.run_dir / f"{role.SUPERVISOR}.log"
+
+    def _last_words(self) -> str:
+        """Return the error that the process has printed, or else its last line."""
+        said = self._log_file.read_text(errors="replace").strip()
+        error = re.search(r"^mds: (.*)", said, re.MULTILINE | re.DOTALL)
+        return error[1] if error else said.rpartition("\n")[2] or "it has said nothing"
+
+    # Asking it.
+
+    def _ask(self, request: Callable[[Client], _Answer]) -> _Answer:
+        with self._asking:
+            if self._process is None or self._client is None:
+                raise NotRunningError("the service does not run: call start() first")
+            if not self.running:
+                raise NotRunningError(f"the service has ended {_how(self._process)}: start() starts it again")
+            return request(self._client)
+
+    def _change(
+        self, request: Callable[[Client], Change], describe: Callable[[Change], dict[str, Any]]
+    ) -> dict[str, Any]:
+        try:
+            return describe(self._ask(request)) | {"success": True}
+        except MdsError as error:
+            log.warning("nothing is changed: %s", error)
+            return _refused(error)
+
+    def _storage(self, storage: Storage) -> dict[str, Any]:
+        return {
+            **storage.model_dump(),
+            "timestamp": _text(self._calendar.now()),
+            "storage_type": "JSONL",
+            "total_files": self.storage_mgr.count_files(),
+            "total_ticks_today": self.storage_mgr.count_ticks_today(),
+        }
+
+
+def _how(process: "subprocess.Popen[bytes]") -> str:
+    code = process.returncode
+    return f"with exit code {code}" if code >= 0 else f"by signal {-code}"
+
+
+def _status_and_history(client: Client) -> tuple[Status, list[HistoryEntry]]:
+    return client.status(), client.history(KEPT_CHANGES)
+
+
+# From what callers write.
+
+
+def _integers(tokens: Iterable[int]) -> list[int]:
+    """Return plain integers: numpy's are taken, text and what no token can be is not."""
+    integers = []
+    for token in tokens:
+        try:
+            integers.append(_TOKEN.validate_python(index(token)))
+        except (TypeError, ValidationError):
+            raise ControlError(f"{token!r} is no instrument token: that is a positive 32-bit integer") from None
+    return integers
+
+
+def _mode(name: str) -> Mode:
+    try:
+        return _MODES[name.upper()]
+    except (KeyError, AttributeError):
+        raise ControlError(f"there is no mode {name!r}, the modes are {', '.join(_MODES)}") from None
+
+
+# To what callers read.
+
+
+def _subscribed(change: Change, connection_id: int) -> dict[str, Any]:
+    """`connection_id` is where they were to go; where they have gone, the answer tells."""
+    return {
+        **change.model_dump(),
+        "connection_id": next(map(int, change.connections), connection_id),
+        "subscribed_count": len(change.instruments),
+        "mode": change.mode.upper() if change.mode else None,
+    }
+
+
+def _unsubscribed(change: Change) -> dict[str, Any]:
+    results = [{"connection_id": int(c), "unsubscribed_count": count} for c, count in change.connections.items()]
+    return {**change.model_dump(), "results": results}
+
+
+def _refused(error: MdsError) -> dict[str, Any]:
+    details = dict(error.details) if isinstance(error, RequestRefusedError) else {}
+    if "duplicates" in details:
+        details["duplicates"] = [
+            {"token": d["instrument_token"], "existing_connection": d["connection_id"], "mode": d["mode"].upper()}
+            for d in details["duplicates"]
+        ]
+    return {**details, "success": False, "error": str(error)}
+
+
+def _health(health: Health) -> dict[str, Any]:
+    return {
+        **health.model_dump(),
+        "subscribed_instruments": health.total_subscribed_instruments,
+        "uptime_human": str(timedelta(seconds=int(health.uptime_seconds))),
+    }
+
+
+def _connections(connections: Mapping[str, ConnectionStatus], now: datetime) -> dict[str, Any]:
+    return {
+        "timestamp": _text(now),
+        "connections": {
+            name: {
+                **connection.model_dump(),
+                "role": connection.role.capitalize(),
+                "mode": connection.mode.upper(),
+                "uptime_seconds": _seconds_since(connection.start_time, now) or 0.0,
+                "seconds_since_last_tick": _seconds_since(connection.last_tick_time, now),
+            }
+            for name, connection in connections.items()
+        },
+    }
+
+
+def _instruments(status: Status, history: list[HistoryEntry], now: datetime) -> dict[str, Any]:
+    tokens: dict[str, list[int]] = {name: [] for name in status.connections}
+    for instrument in status.instruments:
+        tokens[str(instrument.connection_id)].append(instrument.instrument_token)
+        if instrument.mirrored:
+            tokens[str(TERTIARY)].append(instrument.instrument_token)
+    return {
+        "timestamp": _text(now),
+        "total_unique_instruments": len({instrument.instrument_token for instrument in status.instruments}),
+        "by_connection": {
+            name: {"count": len(found), "tokens": found, "mode": status.connections[name].mode.upper()}
+            for name, found in tokens.items()
+        },
+        "capacity_summary": {
+            name: {
+                "count": len(found),
+                "capacity_used_pct": len(found) / MAX_INSTRUMENTS * 100,
+                "capacity_remaining": status.connections[name].capacity_remaining,
+            }
+            for name, found in tokens.items()
+        },
+        "subscription_history_count": len(history),
+        "instruments": [
+            {**instrument.model_dump(), "mode": instrument.mode.upper()} for instrument in status.instruments
+        ],
+    }
+
+
+def _metrics(metrics: Metrics) -> dict[str, Any]:
+    return {
+        **metrics.model_dump(),
+        "target_tick_rate": TARGET_TICKS_PER_S,
+        "performance_pct": round(metrics.average_tick_rate / TARGET_TICKS_PER_S * 100, 2),
+    }
+
+
+def _seconds_since(time_text: str | None, now: datetime) -> float | None:
+    return round((now - datetime.fromisoformat(time_text)).total_seconds(), 2) if time_text else None
+
+
+def _text(moment: datetime) -> str:
+    return moment.isoformat(timespec="microseconds")

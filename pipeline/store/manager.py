@@ -1,0 +1,210 @@
+"""Questions about the tick files of a data folder: which there are, how large, how many ticks, and the ticks as dicts.
+
+Nothing here writes. The recorder may be running: only whole lines count, and a count is kept and carried on, so that
+asking again costs the reading of what was appended since.
+"""
+
+import logging
+import os
+from collections.abc import Iterator
+from datetime import date, datetime
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import orjson
+
+from pipeline.days import Calendar
+from pipeline.files import tick_file_name
+from pipeline.store.files import BLOCK_BYTES, Fragment, read_blocks, tick_files
+
+log = logging.getLogger(__name__)
+
+MIB = 2**20
+MARK_BYTES = 256  # the end of what was counted: where it reads otherwise now, the file is another one
+BAD_LINES_LOGGED = 10  # of one reading; the rest are counted
+
+
+class _Counted(NamedTuple):
+    """How far a file has been counted; `end` lies behind a newline."""
+
+    inode: int
+    end: int
+    ticks: int
+    mark: bytes  # the last bytes before `end`
+
+
+class StorageManager:
+    """The tick files of one data folder. "Today" is the day in `timezone`, as the recorder has it.
+
+    A folder or file that is not there is one without ticks. May be shared between threads.
+    """
+
+    def __init__(self, data_dir: Path | str = "./market_data", timezone: str = "Asia/Kolkata") -> None:
+        self.data_dir = Path(data_dir)
+        self._calendar = Calendar(timezone)
+        self._counted: dict[Path, _Counted] = {}
+
+    # Which files there are.
+
+    def get_filename_for_date(self, date_obj: date) -> str:
+        """Return the name of the file with the ticks received on a day."""
+        return tick_file_name(date_obj)
+
+    def get_filepath_for_date(self, date_obj: date) -> Path:
+        """Return the path of the file with the ticks received on a day."""
+        return self.data_dir / self.get_filename_for_date(date_obj)
+
+    def get_current_filename(self) -> str:
+        """Return the name of today's file."""
+        return self.get_filename_for_date(self._calendar.now().date())
+
+    def get_current_filepath(self) -> Path:
+        """Return the path of today's file."""
+        return self.data_dir / self.get_current_filename()
+
+    def list_all_files(self) -> list[Path]:
+        """Return the tick files, oldest first."""
+        return tick_files(self.data_dir)
+
+    def count_files(self) -> int:
+        """Return how many tick files there are."""
+        return len(self.list_all_files())
+
+    # How large they are.
+
+    def get_file_size(self, filepath: Path | str) -> int:
+        """Return the size of a file in bytes."""
+        try:
+            return Path(filepath).stat().st_size
+        except FileNotFoundError:
+            return 0
+
+    def get_file_size_mb(self, filepath: Path | str) -> float:
+        """Return the size of a file in megabytes of 2^20 bytes."""
+        return self.get_file_size(filepath) / MIB
+
+    def count_ticks_today(self) -> int:
+        """Return how many ticks today's file has."""
+        return self.count_ticks_in_file(self.get_current_filepath())
+
+    def count_ticks_in_file(self, filepath: Path | str) -> int:
+        """Return how many whole lines a file has by now."""
+        path = Path(filepath)
+        try:
+            with path.open("rb", buffering=0) as file:
+                counted = self._counted[path] = _count_on(file, self._counted.get(path))
+        except FileNotFoundError:
+            return 0
+        return counted.ticks
+
+    def get_file_info(self, filepath: Path | str) -> dict[str, Any]:
+        """Return exists, filename, path, size_bytes, size_mb, created, modified and tick_count of a file.
+
+        `created` is when its first tick was received: Linux does not say when a file was made. Of a file that is not
+        there: `{"exists": False}`.
+        """
+        path = Path(filepath)
+        try:
+            stat = path.stat()
+        except FileNotFoundError:
+            return {"exists": False}
+        first = next(_ticks(path), {})
+        return {
+            "exists": True,
+            "filename": path.name,
+            "path": str(path),
+            "size_bytes": stat.st_size,
+            "size_mb": stat.st_size / MIB,
+            "created": first.get("timestamp"),
+            "modified": datetime.fromtimestamp(stat.st_mtime, self._calendar.zone).isoformat(),
+            "tick_count": self.count_ticks_in_file(path),
+        }
+
+    def get_storage_summary(self) -> dict[str, Any]:
+        """Return sizes and counts over all files, and of today's."""
+        files = self.list_all_files()
+        size = sum(map(self.get_file_size, files))
+        return {
+            "data_directory": str(self.data_dir),
+            "total_files": len(files),
+            "total_size_bytes": size,
+            "total_size_mb": round(size / MIB, 2),
+            "total_ticks": sum(map(self.count_ticks_in_file, files)),
+            "files": [path.name for path in files],
+            "current_file": self.get_current_filename(),
+            "current_file_ticks": self.count_ticks_today(),
+        }
+
+    # What is in them.
+
+    def read_ticks_from_file(self, filepath: Path | str, max_ticks: int | None = None) -> list[dict[str, Any]]:
+        """Return the ticks of a file, at most the first `max_ticks`; lines that are none are named in the log."""
+        path = Path(filepath)
+        if not path.exists():
+            log.warning("%s: no such file, so there are no ticks of that day here", path)
+            return []
+        return list(islice(_ticks(path), max_ticks))
+
+    def read_ticks_today(self, max_ticks: int | None = None) -> list[dict[str, Any]]:
+        """Return the ticks of today's file, at most the first `max_ticks`."""
+        return self.read_ticks_from_file(self.get_current_filepath(), max_ticks)
+
+
+def _count_on(file: BinaryIO, known: _Counted | None) -> _Counted:
+    """Count the whole lines of a file, from where it was counted last if it still is what it was then."""
+    inode = os.fstat(file.fileno()).st_ino
+    if known is None or known.inode != inode or not _continues(file, known):
+        known = _Counted(inode, 0, 0, b"")
+    end, ticks, mark = known.end, known.ticks, known.mark
+    file.seek(end)
+    position = end
+    tail = mark  # what was read last, enough of it for the next mark
+    while data := file.read(BLOCK_BYTES):
+        newline = data.rfind(b"\n") + 1
+        if newline:
+            ticks += data.count(b"\n")
+            end = position + newline
+            mark = (tail + data[:newline])[-MARK_BYTES:]
+        position += len(data)
+        tail = (tail + data)[-MARK_BYTES:]
+    return _Counted(inode, end, ticks, mark)
+
+
+def _continues(file: BinaryIO, known: _Counted) -> bool:
+    """Tell whether a file still begins with what was counted: it may have been cut, or written anew."""
+    file.seek(known.end - len(known.mark))
+    return file.read(len(known.mark)) == known.mark
+
+
+def _ticks(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the ticks of a file as far as it goes now, passing over what is none."""
+    bad = 0
+    for block in read_blocks(path, path.stat().st_size):
+        if isinstance(block, Fragment):
+            if block.kind == "too long":
+                bad += 1
+                _log_bad(bad, path, block.place.line, f"{block.length} bytes, no tick is that long")
+            continue  # a torn end is a line that is being written, or that the next writer cuts
+        for index, line in enumerate(block.lines):
+            try:
+                tick = _tick(line)
+            except ValueError as error:
+                bad += 1
+                _log_bad(bad, path, block.place(index).line, str(error))
+            else:
+                yield tick
+    if bad > BAD_LINES_LOGGED:
+        log.warning("%s: %d lines passed over that are no ticks; mds verify names what is wrong", path, bad)
+
+
+def _tick(line: bytes) -> dict[str, Any]:
+    tick = orjson.loads(line)
+    if not isinstance(tick, dict):
+        raise ValueError("not a JSON object")
+    return tick
+
+
+def _log_bad(number: int, path: Path, line: int, why: str) -> None:
+    if number <= BAD_LINES_LOGGED:
+        log.warning("%s line %d: no tick, passed over: %s", path, line, why)

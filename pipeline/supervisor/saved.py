@@ -1,0 +1,154 @@
+"""What was subscribed, in `run/subscriptions.json`: the next `mds run` goes on with it.
+
+    {"format": 1, "simulated", "universe": {mode: [token, ...]}, "mirror", "failed_over": [connection, ...],
+     "subscribed": [group, ...], "leaving": [group, ...]}      group: {"connection_id", "mode", "since", "tokens"}
+
+The file is laid over `[universe]`: it holds the state, and what the configuration wanted when it was written. What the
+configuration has gained, lost or changed since then wins over the file; for all else the file holds.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+import orjson
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from pipeline.config import Mode, Token, Universe
+from pipeline.durable import replace_durably
+from pipeline.requests import ConnectionId
+from pipeline.supervisor.subscriptions import Refusal, Subscriptions
+from pipeline.wire import by_mode
+
+log = logging.getLogger(__name__)
+
+FILE_NAME = "subscriptions.json"
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Group(_Model):
+    """Instruments that have all but their token in common."""
+
+    connection_id: ConnectionId
+    mode: Mode
+    since: str = ""
+    tokens: list[Token]
+
+
+class Saved(_Model):
+    """The content of the file."""
+
+    format: Literal[1] = 1
+    simulated: bool
+    universe: dict[Mode, list[Token]]
+    mirror: bool
+    failed_over: list[Literal[1, 2]]
+    subscribed: list[Group]
+    leaving: list[Group]
+
+
+class DamagedError(Exception):
+    """The file is there and is not what was saved; the words say why."""
+
+
+def read(path: Path) -> Saved | None:
+    """Return what was saved, None where nothing was. Raises DamagedError."""
+    try:
+        return Saved.model_validate(orjson.loads(path.read_bytes()))
+    except FileNotFoundError:
+        return None
+    except ValidationError as error:
+        problem = error.errors(include_url=False)[0]
+        raise DamagedError(f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}") from None
+    except (OSError, ValueError) as error:
+        raise DamagedError(str(error)) from None
+
+
+def set_aside(path: Path) -> Path | None:
+    """Rename a damaged file so that somebody can look at it; None where that is not possible."""
+    aside = path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+    try:
+        return path.rename(aside)
+    except OSError:
+        return None
+
+
+def snapshot(subscriptions: Subscriptions, universe: Universe, *, simulated: bool) -> bytes:
+    """Return the content of the file for this state."""
+    groups: dict[tuple[int, Mode, str], list[int]] = {}
+    for token, known in subscriptions.all.items():
+        groups.setdefault((known.connection_id, known.mode, known.subscribed_at), []).append(token)
+    content = {
+        "format": 1,
+        "simulated": simulated,
+        "universe": by_mode(_modes(universe)),
+        "mirror": subscriptions.mirroring,
+        "failed_over": sorted(subscriptions.failed_over),
+        "subscribed": [
+            {"connection_id": c, "mode": mode, "since": since, "tokens": tokens}
+            for (c, mode, since), tokens in groups.items()
+        ],
+        "leaving": [
+            {"connection_id": c, "mode": mode, "tokens": tokens}
+            for c, instruments in subscriptions.leaving.items()
+            for mode, tokens in by_mode(instruments).items()
+        ],
+    }
+    return orjson.dumps(content)
+
+
+def restore(subscriptions: Subscriptions, saved: Saved, universe: Universe, now: str) -> list[Refusal]:
+    """Subscribe what was saved, laid over `universe`; return what could not be."""
+    before = {token: mode for mode, tokens in saved.universe.items() for token in tokens}
+    wanted = _modes(universe)
+    outdated = {token for token, mode in before.items() if wanted.get(token) != mode}
+    refusals = []
+    for group in saved.subscribed:
+        tokens = [token for token in group.tokens if token not in outdated]
+        refusals += subscriptions.take(tokens, group.mode, group.since, group.connection_id)
+    gained = {token: mode for token, mode in wanted.items() if before.get(token) != mode}
+    gained = {token: mode for token, mode in gained.items() if token not in subscriptions.all}
+    for mode, new in by_mode(gained).items():
+        refusals += subscriptions.take(new, mode, now)
+    subscriptions.resume(
+        mirror=saved.mirror,
+        failed_over=saved.failed_over,
+        leaving=[(token, g.connection_id, g.mode) for g in saved.leaving for token in g.tokens],
+    )
+    return refusals
+
+
+def _modes(universe: Universe) -> Mapping[int, Mode]:
+    secondary: dict[int, Mode] = dict.fromkeys(universe.secondary, "full")
+    return secondary | dict.fromkeys(universe.primary, "quote")  # the primary comes first where both name one
+
+
+class SavedFile:
+    """Keeps the file up to date. Requests that come while it is being written share the next write."""
+
+    def __init__(self, path: Path, content: Callable[[], bytes]) -> None:
+        self._path = path
+        self._content = content
+        self._writing = asyncio.Lock()
+        self._changes = 0
+        self._saved_changes = 0
+
+    async def save(self) -> None:
+        """Return when all that was changed until now is durable; what goes wrong is logged."""
+        self._changes += 1
+        mine = self._changes
+        async with self._writing:
+            if self._saved_changes >= mine:
+                return
+            upto = self._changes
+            try:
+                await asyncio.to_thread(replace_durably, self._path, self._content())
+            except OSError as error:
+                log.error("%s: %s; the next start goes on with what it says now", self._path, error.strerror)
+            self._saved_changes = upto
