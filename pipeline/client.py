@@ -3,6 +3,7 @@
 import itertools
 import time
 from collections.abc import Iterable
+from operator import index
 from pathlib import Path
 from typing import Any, Literal
 
@@ -88,11 +89,11 @@ class Client:
 
         Raises AlreadySubscribedError, CapacityError.
         """
-        return self._change("subscribe", tokens=list(tokens), mode=mode, connection_id=connection_id)
+        return self._change("subscribe", tokens=list(map(index, tokens)), mode=mode, connection_id=connection_id)
 
     def unsubscribe(self, tokens: Iterable[int], *, ignore_unknown: bool = False) -> Change:
         """Unsubscribe instruments. Raises NotSubscribedError, unless unknown ones are to be passed over."""
-        return self._change("unsubscribe", tokens=list(tokens), ignore_unknown=ignore_unknown)
+        return self._change("unsubscribe", tokens=list(map(index, tokens)), ignore_unknown=ignore_unknown)
 
     def unsubscribe_all(self) -> Change:
         """Unsubscribe everything."""
@@ -103,7 +104,7 @@ class Client:
 
         Raises NotSubscribedError, unless those are to be subscribed, and CapacityError.
         """
-        return self._change("set_mode", tokens=list(tokens), mode=mode, subscribe_unknown=subscribe_unknown)
+        return self._change("set_mode", tokens=list(map(index, tokens)), mode=mode, subscribe_unknown=subscribe_unknown)
 
     def mirror(self, on: bool = True) -> Change:
         """Let connection 3 record what connection 1 records as well, or end that."""
@@ -139,8 +140,12 @@ class Client:
         if read_holder(self._lock) is None:
             raise NotRunningError(f"no service is running in {self._run_dir}; start one with: mds run")
         request_id = next(self._ids)
+        try:
+            request = orjson.dumps({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params})
+        except orjson.JSONEncodeError as error:
+            raise ControlError(f"{method} cannot be sent: {error}") from None
         socket = self._connected()
-        socket.send(orjson.dumps({"jsonrpc": "2.0", "id": request_id, "method": method, "params": params}))
+        socket.send(request)
         while socket.poll(int(timeout_s * 1000)):
             response = orjson.loads(socket.recv())
             if response["id"] != request_id:  # an answer to a request that was given up

@@ -2,9 +2,6 @@
 
 Recording does not depend on the Python program: where that dies, it goes on, until `mds stop`. What is recorded is what
 was subscribed through the object; the universe of the settings and what an earlier run had subscribed are left out.
-
-The dicts that are returned are the models of `status` and `requests`, with some fields put as people and scripts write
-them (`Primary`, `QUOTE`) and some added; the functions at the end of this module do that, and nothing else does.
 """
 
 import logging
@@ -15,22 +12,21 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import suppress
-from datetime import datetime, timedelta
 from operator import index
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline import config, role
+from pipeline import answers, config, role
 from pipeline.client import Client
-from pipeline.config import CONNECTIONS, MAX_INSTRUMENTS, Mode, Token
+from pipeline.config import CONNECTIONS, Mode, Token
 from pipeline.days import Calendar
-from pipeline.errors import AlreadyRunningError, ControlError, MdsError, NotRunningError, RequestRefusedError
-from pipeline.requests import KEPT_CHANGES, Change, HistoryEntry
-from pipeline.status import ConnectionStatus, Health, Metrics, Status, Storage
+from pipeline.errors import AlreadyRunningError, ControlError, MdsError, NotRunningError
+from pipeline.requests import Change
+from pipeline.status import Storage
 from pipeline.store.manager import StorageManager
 
 log = logging.getLogger(__name__)
@@ -40,7 +36,6 @@ END_S = 20.0  # for it to end: workers and writer hand on what they have
 POLL_S = 0.02
 PROBE_S = 0.5  # for one answer while it starts: it may just be ending instead
 WRITER_STATES = ("recording", "paused")  # of a service that is ready; paused is the disk's fault, health tells of it
-TARGET_TICKS_PER_S = 1000  # that `performance_pct` is measured by
 PRIMARY, SECONDARY, TERTIARY = CONNECTIONS
 
 _TOKEN: TypeAdapter[int] = TypeAdapter(Token)
@@ -183,7 +178,7 @@ class MarketDataService:
         """
         return self._change(
             lambda client: client.set_mode(_integers(tokens), "full", subscribe_unknown=True),
-            lambda change: _subscribed(change, SECONDARY),
+            lambda change: answers.subscribed(change, SECONDARY),
         )
 
     def subscribe_instruments(
@@ -196,7 +191,7 @@ class MarketDataService:
         """
         return self._change(
             lambda client: client.subscribe(_integers(tokens), _mode(mode), connection_id),
-            lambda change: _subscribed(change, connection_id),
+            lambda change: answers.subscribed(change, connection_id),
         )
 
     def unsubscribe_instruments(self, tokens: Iterable[int]) -> dict[str, Any]:
@@ -205,14 +200,16 @@ class MarketDataService:
         Returns `results`, connection_id and unsubscribed_count of each connection that had some, and `unknown`. It is
         no success where none of them was subscribed.
         """
-        answer = self._change(lambda client: client.unsubscribe(_integers(tokens), ignore_unknown=True), _unsubscribed)
+        answer = self._change(
+            lambda client: client.unsubscribe(_integers(tokens), ignore_unknown=True), answers.unsubscribed
+        )
         if answer["success"] and not answer["results"]:
             return answer | {"success": False, "error": "none of these instruments is subscribed"}
         return answer
 
     def unsubscribe_all(self) -> dict[str, Any]:
         """Unsubscribe everything. Returns what `unsubscribe_instruments` does."""
-        return self._change(Client.unsubscribe_all, _unsubscribed)
+        return self._change(Client.unsubscribe_all, answers.unsubscribed)
 
     def activate_redundancy(self) -> bool:
         """Let connection 3 record what connection 1 does, as well; False, with the reason in the log, if it cannot."""
@@ -222,15 +219,15 @@ class MarketDataService:
 
     def get_health(self) -> dict[str, Any]:
         """Tell whether everything that is subscribed is being recorded, and if not, why."""
-        return _health(self._ask(Client.health))
+        return answers.health(self._ask(Client.health))
 
     def get_connections(self) -> dict[str, Any]:
         """Return the three connections in `connections`, keys "1", "2" and "3"."""
-        return _connections(self._ask(Client.connections), self._calendar.now())
+        return answers.connections(self._ask(Client.connections), self._calendar.now())
 
     def get_instruments(self) -> dict[str, Any]:
         """Return what is subscribed, by connection in `by_connection` and one by one in `instruments`."""
-        return _instruments(*self._ask(_status_and_history), self._calendar.now())
+        return answers.instruments(self._ask(Client.status), self._calendar.now())
 
     def get_storage_status(self) -> dict[str, Any]:
         """Return what is being written, and how many ticks today's file has."""
@@ -238,18 +235,18 @@ class MarketDataService:
 
     def get_metrics(self) -> dict[str, Any]:
         """Return counts and rates."""
-        return _metrics(self._ask(Client.metrics))
+        return answers.metrics(self._ask(Client.metrics))
 
     def get_status_summary(self) -> dict[str, Any]:
         """Return all of these, as of one moment, in health, connections, instruments, storage and metrics."""
-        status, history = self._ask(_status_and_history)
+        status = self._ask(Client.status)
         now = self._calendar.now()
         return {
-            "health": _health(status.health),
-            "connections": _connections(status.connections, now),
-            "instruments": _instruments(status, history, now),
+            "health": answers.health(status.health),
+            "connections": answers.connections(status.connections, now),
+            "instruments": answers.instruments(status, now),
             "storage": self._storage(status.storage),
-            "metrics": _metrics(status.metrics),
+            "metrics": answers.metrics(status.metrics),
             "processes": {name: process.model_dump() for name, process in status.processes.items()},
         }
 
@@ -372,12 +369,12 @@ class MarketDataService:
             return describe(self._ask(request)) | {"success": True}
         except MdsError as error:
             log.warning("nothing is changed: %s", error)
-            return _refused(error)
+            return answers.refused(error)
 
     def _storage(self, storage: Storage) -> dict[str, Any]:
         return {
             **storage.model_dump(),
-            "timestamp": _text(self._calendar.now()),
+            "timestamp": answers.timestamp(self._calendar.now()),
             "storage_type": "JSONL",
             "total_files": self.storage_mgr.count_files(),
             "total_ticks_today": self.storage_mgr.count_ticks_today(),
@@ -387,10 +384,6 @@ class MarketDataService:
 def _how(process: "subprocess.Popen[bytes]") -> str:
     code = process.returncode
     return f"with exit code {code}" if code >= 0 else f"by signal {-code}"
-
-
-def _status_and_history(client: Client) -> tuple[Status, list[HistoryEntry]]:
-    return client.status(), client.history(KEPT_CHANGES)
 
 
 # From what callers write.
@@ -412,99 +405,3 @@ def _mode(name: str) -> Mode:
         return _MODES[name.upper()]
     except (KeyError, AttributeError):
         raise ControlError(f"there is no mode {name!r}, the modes are {', '.join(_MODES)}") from None
-
-
-# To what callers read.
-
-
-def _subscribed(change: Change, connection_id: int) -> dict[str, Any]:
-    """`connection_id` is where they were to go; where they have gone, the answer tells."""
-    return {
-        **change.model_dump(),
-        "connection_id": next(map(int, change.connections), connection_id),
-        "subscribed_count": len(change.instruments),
-        "mode": change.mode.upper() if change.mode else None,
-    }
-
-
-def _unsubscribed(change: Change) -> dict[str, Any]:
-    results = [{"connection_id": int(c), "unsubscribed_count": count} for c, count in change.connections.items()]
-    return {**change.model_dump(), "results": results}
-
-
-def _refused(error: MdsError) -> dict[str, Any]:
-    details = dict(error.details) if isinstance(error, RequestRefusedError) else {}
-    if "duplicates" in details:
-        details["duplicates"] = [
-            {"token": d["instrument_token"], "existing_connection": d["connection_id"], "mode": d["mode"].upper()}
-            for d in details["duplicates"]
-        ]
-    return {**details, "success": False, "error": str(error)}
-
-
-def _health(health: Health) -> dict[str, Any]:
-    return {
-        **health.model_dump(),
-        "subscribed_instruments": health.total_subscribed_instruments,
-        "uptime_human": str(timedelta(seconds=int(health.uptime_seconds))),
-    }
-
-
-def _connections(connections: Mapping[str, ConnectionStatus], now: datetime) -> dict[str, Any]:
-    return {
-        "timestamp": _text(now),
-        "connections": {
-            name: {
-                **connection.model_dump(),
-                "role": connection.role.capitalize(),
-                "mode": connection.mode.upper(),
-                "uptime_seconds": _seconds_since(connection.start_time, now) or 0.0,
-                "seconds_since_last_tick": _seconds_since(connection.last_tick_time, now),
-            }
-            for name, connection in connections.items()
-        },
-    }
-
-
-def _instruments(status: Status, history: list[HistoryEntry], now: datetime) -> dict[str, Any]:
-    tokens: dict[str, list[int]] = {name: [] for name in status.connections}
-    for instrument in status.instruments:
-        tokens[str(instrument.connection_id)].append(instrument.instrument_token)
-        if instrument.mirrored:
-            tokens[str(TERTIARY)].append(instrument.instrument_token)
-    return {
-        "timestamp": _text(now),
-        "total_unique_instruments": len({instrument.instrument_token for instrument in status.instruments}),
-        "by_connection": {
-            name: {"count": len(found), "tokens": found, "mode": status.connections[name].mode.upper()}
-            for name, found in tokens.items()
-        },
-        "capacity_summary": {
-            name: {
-                "count": len(found),
-                "capacity_used_pct": len(found) / MAX_INSTRUMENTS * 100,
-                "capacity_remaining": status.connections[name].capacity_remaining,
-            }
-            for name, found in tokens.items()
-        },
-        "subscription_history_count": len(history),
-        "instruments": [
-            {**instrument.model_dump(), "mode": instrument.mode.upper()} for instrument in status.instruments
-        ],
-    }
-
-
-def _metrics(metrics: Metrics) -> dict[str, Any]:
-    return {
-        **metrics.model_dump(),
-        "target_tick_rate": TARGET_TICKS_PER_S,
-        "performance_pct": round(metrics.average_tick_rate / TARGET_TICKS_PER_S * 100, 2),
-    }
-
-
-def _seconds_since(time_text: str | None, now: datetime) -> float | None:
-    return round((now - datetime.fromisoformat(time_text)).total_seconds(), 2) if time_text else None
-
-
-def _text(moment: datetime) -> str:
-    return moment.isoformat(timespec="microseconds")

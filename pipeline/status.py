@@ -95,6 +95,7 @@ class Metrics(_Model):
     average_tick_rate: float
     ticks_per_second: float
     ticks_by_connection: dict[str, int]
+    subscription_requests: int  # that `history` can tell of
 
 
 class Process(_Model):

@@ -93,7 +93,9 @@ class Board:
         connection.last_tick_time = message["last_tick_time"] or connection.last_tick_time
         connection.samples.append((now_s, connection.tick_count))
 
-    def status(self, children: Mapping[str, Child], own_pid: int, now_s: float) -> Status:
+    def status(
+        self, children: Mapping[str, Child], own_pid: int, now_s: float, *, subscription_requests: int = 0
+    ) -> Status:
         """Return everything."""
         connections = {str(c): self._connection(c, children, now_s) for c in CONNECTIONS}
         storage = self._storage(children)
@@ -103,7 +105,7 @@ class Board:
             connections=connections,
             instruments=self._instrument_list(),
             storage=storage,
-            metrics=self._metrics(connections, storage),
+            metrics=self._metrics(connections, storage, subscription_requests),
             processes=processes,
         )
 
@@ -250,7 +252,9 @@ class Board:
             ticks_per_second=round(sum(c.tick_rate for c in connections.values()), 1),
         )
 
-    def _metrics(self, connections: Mapping[str, ConnectionStatus], storage: Storage) -> Metrics:
+    def _metrics(
+        self, connections: Mapping[str, ConnectionStatus], storage: Storage, subscription_requests: int
+    ) -> Metrics:
         received = sum(c.tick_count for c in connections.values())
         uptime_s = self._uptime_s()
         return Metrics(
@@ -262,6 +266,7 @@ class Board:
             average_tick_rate=round(received / uptime_s, 1) if uptime_s else 0.0,
             ticks_per_second=round(sum(c.tick_rate for c in connections.values()), 1),
             ticks_by_connection={name: c.tick_count for name, c in connections.items()},
+            subscription_requests=subscription_requests,
         )
 
     def _instrument_list(self) -> list[Instrument]:

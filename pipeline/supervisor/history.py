@@ -43,6 +43,11 @@ class History:
         tokens = list(dict.fromkeys(tokens))
         self._add(action=action, by=by, instruments=tokens, mode=mode, result="refused", reason=reason)
 
+    @property
+    def count(self) -> int:
+        """How many changes are known."""
+        return len(self._entries)
+
     def latest(self, limit: int) -> list[HistoryEntry]:
         """Return the latest, oldest first."""
         return list(self._entries)[-limit:]

@@ -311,7 +311,12 @@ class Supervisor:
 
     def _methods(self) -> dict[str, Method]:
         def status(_: NoParams) -> Status:
-            return self._board.status(self._children.all, os.getpid(), time.monotonic())
+            return self._board.status(
+                self._children.all,
+                os.getpid(),
+                time.monotonic(),
+                subscription_requests=self._history.count,
+            )
 
         def part(name: str) -> Method:
             return Method(NoParams, lambda params: getattr(status(params), name))

@@ -14,6 +14,9 @@ command, a JSON object with `do`, and is answered by one line of JSON. It ends w
     abort   connection                 reset the TCP connection
     refuse  statuses                   answer the next clients with these HTTP statuses
 
+A report tells under `uncovered` which instruments were no longer on any open connection at some moment, each time anew,
+and under `requests` of each connection what was asked on it: action and number of instruments.
+
 Every packet carries an id: the connection's number and a running count, in volume_traded where the packet has it, in
 the day's high of an index, in the last price of an ltp packet. All frames with packets that were handed to the socket
 of a connection stand in FOLDER/<number>.frames, each behind its length (uint32).
@@ -26,6 +29,7 @@ import random
 import struct
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -75,20 +79,22 @@ class Connection:
         self.number = number
         self.socket = socket
         self.modes: dict[int, str] = {}
+        self.requests: list[tuple[str, int]] = []  # action, instruments
         self.ticks = 0
         self.file = (folder / f"{number}.frames").open("wb")
         self._packets: dict[tuple[int, str], bytearray] = {}
         self._next: Any = None  # a cycle over the templates
 
-    async def listen(self) -> None:
-        """Take requests until the socket closes."""
+    async def listen(self, on_dropped: Callable[[list[int]], None]) -> None:
+        """Take requests until the socket closes; tell which instruments are no longer subscribed here."""
         async for message in self.socket:
             request = json.loads(message)
             action, value = request["a"], request["v"]
+            self.requests.append((action, len(value[1] if action == "mode" else value)))
             if action == "subscribe":
                 self.modes |= {token: "quote" for token in value if type(token) is int and token not in self.modes}
             elif action == "unsubscribe":
-                self.modes = {token: mode for token, mode in self.modes.items() if token not in value}
+                on_dropped([token for token in value if self.modes.pop(token, None)])
             elif action == "mode":
                 self.modes |= {token: value[0] for token in value[1] if token in self.modes}
             self._next = None
@@ -141,6 +147,7 @@ class Server:
         self.connections: list[Connection] = []
         self.refusals: list[int] = []
         self.refused = 0
+        self.uncovered: list[int] = []
         self.load: dict[str, Any] = {}
 
     def admit(self, connection: ServerConnection, _: Request) -> Response | None:
@@ -156,10 +163,11 @@ class Server:
         self.connections.append(connection)
         sending = asyncio.create_task(connection.serve_ticks(self.load))
         try:
-            await connection.listen()
+            await connection.listen(self._dropped)
         except ConnectionClosed:
             pass
         finally:
+            self._dropped(list(connection.modes))
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
             connection.file.flush()
@@ -188,7 +196,13 @@ class Server:
         """Return what there is, with the files written as far."""
         for connection in self.connections:
             connection.file.flush()
-        return {"refused": self.refused, "connections": [self._about(c) for c in self.connections]}
+        connections = [self._about(connection) for connection in self.connections]
+        return {"refused": self.refused, "uncovered": self.uncovered, "connections": connections}
+
+    def _dropped(self, tokens: list[int]) -> None:
+        """Write down which of these no open connection has."""
+        still = [c.modes for c in self.connections if c.socket.state is State.OPEN]
+        self.uncovered += [token for token in tokens if not any(token in modes for modes in still)]
 
     @staticmethod
     def _about(connection: Connection) -> dict[str, Any]:
@@ -198,6 +212,7 @@ class Server:
             "number": connection.number,
             "open": connection.socket.state is State.OPEN,
             "modes": {str(token): mode for token, mode in connection.modes.items()},
+            "requests": connection.requests,
             "ticks": connection.ticks,
             "path": request.path,
             "version": request.headers.get("X-Kite-Version"),
