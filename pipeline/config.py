@@ -18,6 +18,7 @@ from zoneinfo import ZoneInfo
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
+from pipeline.credentials import SECRET_CHARS, TokenFile
 from pipeline.errors import ConfigError
 
 MAX_INSTRUMENTS = 3000  # on one connection, Kite's limit
@@ -25,7 +26,6 @@ CONNECTIONS = (1, 2, 3)
 DEFAULT_FILE = Path("mds.toml")
 STATE_FOLDER = ".mds"  # in the data folder
 CHILD_VARIABLE = "MDS_CHILD_CONFIG"
-SECRET_CHARS = 5  # Kite's have 16 and 32
 SECRET_VARIABLES = ("KITE_API_KEY", "KITE_ACCESS_TOKEN")
 
 Mode = Literal["ltp", "quote", "full"]
@@ -43,6 +43,14 @@ class Kite(_Section):
     ws_url: str = "wss://ws.kite.trade"
     api_url: str = "https://api.kite.trade"
     max_connections: int = Field(default=3, ge=1, le=3)
+    access_token_file: Path | None = None  # default: mds/access_token.json in the user's config folder
+
+    @field_validator("access_token_file")
+    @classmethod
+    def _is_file(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.name:
+            raise ValueError("names no file")
+        return value
 
     @field_validator("ws_url", "api_url")
     @classmethod
@@ -162,6 +170,18 @@ class Config(BaseSettings):
         return self.storage.data_dir / STATE_FOLDER
 
     @property
+    def token_file(self) -> Path:
+        """The file that `mds token set` writes. Raises ConfigError where nobody's home folder is found for it."""
+        folder = Path(os.environ.get("XDG_CONFIG_HOME", ""))
+        if not folder.is_absolute():  # to be passed over, as the XDG specification has it
+            folder = Path("~/.config")
+        path = self.kite.access_token_file or folder / "mds" / "access_token.json"
+        try:
+            return path.expanduser()
+        except RuntimeError as error:
+            raise ConfigError(f"kite.access_token_file: {path}: {error}; name a file with its whole path") from None
+
+    @property
     def secrets(self) -> tuple[str, ...]:
         """The values that no log may show; what is too short to be one would blank out words."""
         values = (self.api_key.get_secret_value(), self.access_token.get_secret_value())
@@ -175,6 +195,7 @@ class Config(BaseSettings):
     def resolved(self) -> "Config":
         """Return this configuration with absolute paths."""
         return self.with_changes(
+            kite={"access_token_file": self.token_file.absolute()},
             storage={"data_dir": self.storage.data_dir.absolute(), "spool_dir": self.spool_dir.absolute()},
             runtime={"run_dir": self.runtime.run_dir.absolute()},
         )
@@ -196,6 +217,7 @@ class Config(BaseSettings):
 def load(file: Path | None = None, *, need_credentials: bool = False) -> Config:
     """Read `file` (or MDS_CONFIG, or `mds.toml` where there is one) and the environment.
 
+    With `need_credentials` there are an API key and an access token in it: the environment's, else the token file's.
     Raises ConfigError, one line for each wrong key.
     """
     named = file or (Path(os.environ["MDS_CONFIG"]) if os.environ.get("MDS_CONFIG") else None)
@@ -213,14 +235,7 @@ def load(file: Path | None = None, *, need_credentials: bool = False) -> Config:
         raise ConfigError(
             f"environment: {error}; lists are written as JSON, like MDS_UNIVERSE__PRIMARY=[408065]"
         ) from None
-    if need_credentials:
-        for variable, secret in zip(SECRET_VARIABLES, (config.api_key, config.access_token), strict=True):
-            if not secret.get_secret_value():
-                raise ConfigError(
-                    f"{variable} is not set: export it with the credentials of your Kite Connect app, "
-                    "or try the recorder without any: mds run --simulate"
-                )
-    return config
+    return _with_credentials(config) if need_credentials else config
 
 
 def from_child(environment: Mapping[str, str] = os.environ) -> Config:
@@ -237,6 +252,21 @@ def from_child(environment: Mapping[str, str] = os.environ) -> Config:
     )
 
 
+def _with_credentials(config: Config) -> Config:
+    """Return the configuration with the access token of the token file, where the environment has none."""
+    without = "or try the recorder without any: mds run --simulate"
+    if not config.api_key.get_secret_value():
+        raise ConfigError(f"KITE_API_KEY is not set: export the key of your Kite Connect app, {without}")
+    if config.access_token.get_secret_value():
+        return config
+    file = TokenFile(config.token_file)
+    stored = file.read()
+    if stored is None:
+        ways = f"export today's access token, or store it in {file.path} with: mds token set;"
+        raise ConfigError(f"KITE_ACCESS_TOKEN is not set: {ways} {without}")
+    return config.model_copy(update={"access_token": stored.access_token})
+
+
 def _read_toml(path: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
@@ -249,7 +279,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
 
 
 _SECRET_NAMES = ("api_key", "access_token", *SECRET_VARIABLES)
-_SECRETS_ELSEWHERE = "secrets are not read from this file, set KITE_API_KEY and KITE_ACCESS_TOKEN"
+_SECRETS_ELSEWHERE = (
+    "secrets are not read from this file: set KITE_API_KEY and KITE_ACCESS_TOKEN, or store the token with mds token set"
+)
 _SECTIONS = tuple(name for name in Config.model_fields if name not in _SECRET_NAMES)
 
 

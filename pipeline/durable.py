@@ -5,16 +5,25 @@ import os
 from pathlib import Path
 
 
-def replace_durably(path: Path, data: bytes) -> None:
-    """Put `data` in place of the file, so that after a power loss the old or the new content is there, whole."""
-    temporary = path.with_suffix(".new")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
+def replace_durably(path: Path, data: bytes, mode: int = 0o644, suffix: str = ".new") -> None:
+    """Put `data` in place of the file, so that after a power loss the old or the new content is there, whole.
+
+    The new content never has more permissions than `mode`. It is written beside the file first, with `suffix`:
+    processes that may replace the same file at once need different ones.
+    """
+    temporary = path.with_suffix(suffix)
+    temporary.unlink(missing_ok=True)  # what a killed process has left may have another mode, or be a link
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
     try:
-        write_all(fd, data)
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    temporary.replace(path)
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
     sync_folder(path.parent)
 
 

@@ -20,7 +20,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline import answers, config, role
+from pipeline import answers, config, orphans, role
 from pipeline.client import Client
 from pipeline.config import CONNECTIONS, Mode, Token
 from pipeline.days import Calendar
@@ -40,7 +40,6 @@ PRIMARY, SECONDARY, TERTIARY = CONNECTIONS
 
 _TOKEN: TypeAdapter[int] = TypeAdapter(Token)
 _MODES: dict[str, Mode] = {mode.upper(): mode for mode in get_args(Mode)}
-_OTHERS = (role.WRITER, *map(role.worker_role, CONNECTIONS), role.SIMULATOR)  # that outlive a killed supervisor
 
 _Answer = TypeVar("_Answer")
 
@@ -263,7 +262,7 @@ class MarketDataService:
 
     def _start(self) -> None:
         """Start the service. Raises one of MdsError; nothing runs then that did not before."""
-        if (holder := self._holder(role.SUPERVISOR)) is not None:
+        if (holder := self._holder()) is not None:
             raise AlreadyRunningError(
                 f"in {self.run_dir} a service runs already, as process {holder.pid}; "
                 f"it can be ended by: MDS_RUNTIME__RUN_DIR={self.run_dir} mds stop"
@@ -280,7 +279,7 @@ class MarketDataService:
         self._process, self._client = process, Client(self.run_dir)
         log.info("the service runs as process %d, data goes to %s", process.pid, self.data_dir)
 
-    def _launch(self, *arguments: str) -> "subprocess.Popen[bytes]":
+    def _launch(self) -> "subprocess.Popen[bytes]":
         """Run the command, with its output in the run folder, where the last run's is kept under another name."""
         log_file = self._log_file
         simulate = ["--simulate"] if self._simulate else []
@@ -289,7 +288,7 @@ class MarketDataService:
                 log_file.replace(log_file.with_suffix(".log.1"))
             with log_file.open("wb") as output:
                 return subprocess.Popen(
-                    [sys.executable, "-m", "pipeline", "run", "--fresh", *simulate, *arguments],
+                    [sys.executable, "-m", "pipeline", "run", "--fresh", *simulate],
                     env=self._environment,
                     stdin=subprocess.DEVNULL,
                     stdout=output,
@@ -303,7 +302,7 @@ class MarketDataService:
         give_up_s = time.monotonic() + START_S
         with Client(self.run_dir, timeout_s=PROBE_S) as probe:
             while process.poll() is None:
-                holder = self._holder(role.SUPERVISOR)
+                holder = self._holder()
                 if holder is not None and holder.pid == process.pid:
                     with suppress(NotRunningError):
                         if probe.storage().state in WRITER_STATES:
@@ -322,12 +321,7 @@ class MarketDataService:
                 log.warning("the service is ended by a signal: %s", error)
                 process.terminate()
             self._wait(process)
-        if self._holder(role.SUPERVISOR) is None and any(map(self._holder, _OTHERS)):
-            # It was killed, and the others record on: a run of no length takes them over and ends them.
-            log.warning("the supervisor has ended %s; what it had started is being ended", _how(process))
-            self._wait(self._launch("--duration", "0"))
-            if any(map(self._holder, _OTHERS)):
-                raise ControlError(f"the supervisor is gone and the others record on: {self._last_words()}")
+        orphans.end(self._settings, log.warning)  # it may have been killed
 
     def _terminate(self, process: "subprocess.Popen[bytes]") -> None:
         process.terminate()
@@ -339,8 +333,9 @@ class MarketDataService:
         except subprocess.TimeoutExpired:
             raise ControlError(f"process {process.pid} is still ending; its log is {self._log_file}") from None
 
-    def _holder(self, name: str) -> role.Holder | None:
-        return role.read_holder(role.lock_path(self._settings, name))
+    def _holder(self) -> role.Holder | None:
+        """Return who has the run folder."""
+        return role.read_holder(role.lock_path(self._settings, role.SUPERVISOR))
 
     @property
     def _log_file(self) -> Path:

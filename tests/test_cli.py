@@ -30,6 +30,7 @@ CONNECTION_KEYS = {
     "pid",
 }
 ROLES = {"supervisor", "writer", "worker-1", "worker-2", "worker-3", "http", "simulator"}
+GROUPS = {"token": "token set"}  # a command of each
 ARGUMENTS = {  # of the commands that need some
     "subscribe": ["408065"],
     "unsubscribe": ["408065"],
@@ -99,15 +100,15 @@ def test_help_lists_every_command(tmp_path):
     assert max(map(len, done.stdout.splitlines())) <= 80
 
 
-@pytest.mark.parametrize("name", _COMMANDS)
+@pytest.mark.parametrize("name", [GROUPS.get(name, name) for name in _COMMANDS])
 def test_each_command_has_help(tmp_path, name):
     """`mds COMMAND --help` shows its usage, a text and its options, and --config among them."""
-    done = mds(tmp_path, name, "--help")
+    done = mds(tmp_path, *name.split(), "--help")
     assert done.returncode == 0
     assert done.stdout.startswith(f"Usage: mds {name} ")
     assert "--config " in done.stdout
     assert "--help" in done.stdout
-    prints_data = name not in ("run", "stop", "simulate")
+    prints_data = name not in ("run", "stop", "simulate", "token set")
     assert ("--json" in done.stdout) == prints_data
 
 
@@ -150,7 +151,7 @@ def test_wrong_usage(tmp_path, arguments):
 # Without a service.
 
 
-@pytest.mark.parametrize("name", [name for name in _COMMANDS if name not in ("run", "verify", "simulate")])
+@pytest.mark.parametrize("name", [name for name in _COMMANDS if name not in ("run", "verify", "simulate", "token", "gaps")])
 def test_no_service(tmp_path, name):
     """A question without a service to ask is one line and exit code 1."""
     done = mds(tmp_path, name, *ARGUMENTS.get(name, ()))

@@ -21,6 +21,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from pipeline.config import Config
 from pipeline.config import Simulator as Settings
+from pipeline.kite.profile import is_accepted
 from pipeline.simulator import server, session
 from pipeline.simulator.faults import ODD_TEXTS, Faults, parse
 from pipeline.simulator.market import SEGMENTS, Market, tokens
@@ -52,7 +53,9 @@ def program(*options: str, **environment: str) -> Iterator[tuple[subprocess.Pope
         assert process.stdout is not None
         line = process.stdout.readline()
         assert line.startswith("listening on ws://127.0.0.1:"), line
-        yield process, line.split()[-1]
+        url = line.split()[-1]
+        assert process.stdout.readline() == f"REST API at {url.replace('ws', 'http', 1)}\n"
+        yield process, url
     finally:
         process.kill()
         process.communicate()
@@ -373,6 +376,39 @@ async def test_refusals_on_request():
 
 
 @scenario
+async def test_profile():
+    """The REST API tells the official client's question whether a token is good, by the same rules as the feed."""
+    async with running() as (_, simulator):
+        for key, token, accepted in (("k", "t", True), ("k", "expired", False), ("k", "", False), ("", "t", False)):
+            assert await asyncio.to_thread(is_accepted, simulator.api_url, key, token) is accepted
+        assert simulator.stats()["profiles"] == {"200": 1, "403": 3}
+        for header in ("", "token", "token :", "Bearer k:t"):
+            request = urllib.request.Request(f"{simulator.api_url}/user/profile", headers={"Authorization": header})  # noqa: S310  http only
+            with pytest.raises(urllib.error.HTTPError, match="403"):
+                await asyncio.to_thread(urllib.request.urlopen, request)
+    async with running(secrets={"KITE_API_KEY": "key", "KITE_ACCESS_TOKEN": "t0ken"}) as (_, simulator):
+        for key, token, accepted in (("key", "t0ken", True), ("key", "other", False), ("other", "t0ken", False)):
+            assert await asyncio.to_thread(is_accepted, simulator.api_url, key, token) is accepted
+
+
+@scenario
+async def test_profile_on_request():
+    """Feed and REST API refuse each for itself, so that a token can be refused by the one or by both."""
+    async with running("refuse") as (url, simulator):
+        assert await status_of(url) == 403
+        assert await asyncio.to_thread(is_accepted, simulator.api_url, "key", "token") is True
+        for status, accepted in ((403, False), (429, None), (503, None)):
+            _, body = await asyncio.to_thread(get, url, f"/fault?do=profile&status={status}")
+            assert body["faults"][-1].startswith(f"profile={status}@")
+            assert await asyncio.to_thread(is_accepted, simulator.api_url, "key", "token") is accepted
+        await asyncio.to_thread(get, url, "/fault?do=clear")
+        assert await asyncio.to_thread(is_accepted, simulator.api_url, "key", "token") is True
+        async with client(url):
+            pass
+        assert simulator.stats()["profiles"] == {"200": 2, "403": 1, "429": 1, "503": 1}
+
+
+@scenario
 async def test_pages():
     """The pages answer with JSON, and say what is wrong with a question."""
     async with running(instruments=7) as (url, _):
@@ -411,7 +447,7 @@ def test_client_that_does_not_read_is_dropped(monkeypatch):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_end_it(number):
-    """SIGINT and SIGTERM end it with exit code 0, with one line on stdout in all."""
+    """SIGINT and SIGTERM end it with exit code 0, with nothing more on stdout than where it listens."""
     with program("--rate", "1000") as (process, _):
         process.send_signal(number)
         out, _ = process.communicate(timeout=DEADLINE_S)
@@ -462,6 +498,8 @@ def test_settings_and_child_configuration(tmp_path):
     with program(**child.to_child()) as (process, url):
         assert get(url, "/tokens")[1] == tokens(5)
         assert get(url, "/?api_key=the-key&access_token=wrong-token")[0] == 403
+        assert is_accepted(url.replace("ws", "http", 1), "the-key", "wrong-token") is False
+        assert is_accepted(url.replace("ws", "http", 1), "the-key", "the-token") is True
         process.terminate()
         assert "-token" not in process.communicate(timeout=DEADLINE_S)[1]
 

@@ -197,6 +197,8 @@ def test_some_instruments_begin_without_times_or_with_huge_volume():
         ("malformed", faults.Fault("malformed", 100, None, 0.0, None)),
         ("refuse=429@1+30", faults.Fault("refuse", 429, None, 1.0, 31.0)),
         ("refuse", faults.Fault("refuse", 403, None, 0.0, None)),
+        ("profile", faults.Fault("profile", 403, None, 0.0, None)),
+        ("profile=503@1+2", faults.Fault("profile", 503, None, 1.0, 3.0)),
     ],
 )
 def test_fault_grammar(text, fault):
@@ -210,7 +212,7 @@ def test_fault_grammar(text, fault):
     [
         ("", "fault '': cannot be read, it has the form KIND"),
         ("Silence", "cannot be read"),
-        ("sleep:1", "no fault is called 'sleep', there are silence, abort, malformed, refuse"),
+        ("sleep:1", "no fault is called 'sleep', there are silence, abort, malformed, refuse, profile"),
         ("silence:one", "connection is a whole number from 1 on, not 'one'"),
         ("silence:0", "not '0'"),
         ("silence:", "not ''"),
@@ -218,7 +220,9 @@ def test_fault_grammar(text, fault):
         ("silence=3", "silence takes no value"),
         ("abort:1@5+3", "abort takes no 'for', it takes after, connection"),
         ("refuse:1", "refuse takes no 'connection', it takes after, for, status"),
-        ("refuse=404", "refused with 403 or 429, not 404"),
+        ("refuse=404", "a connect is refused with 403 or 429, not 404"),
+        ("profile:1", "profile takes no 'connection', it takes after, for, status"),
+        ("profile=200", "a profile is refused with 403, 429 or 503, not 200"),
         ("malformed=0", "every is a whole number from 1 on, not '0'"),
     ],
 )

@@ -14,6 +14,9 @@ _SECTIONS = {
         "run": "Record until stopped.",
         "stop": "End the running service in order.",
     },
+    "Log in": {
+        "token": "Hand over the access token of the day.",
+    },
     "Look": {
         "status": "Show what the running service does.",
         "health": "Tell whether it is recording; exit 1 if not.",
@@ -36,6 +39,7 @@ _SECTIONS = {
     },
     "Prove": {
         "verify": "Prove from the files that nothing is missing.",
+        "gaps": "List what could not be recorded, and since when.",
     },
     "Test": {
         "simulate": "Serve a made-up market as Kite does.",
@@ -43,7 +47,7 @@ _SECTIONS = {
 }
 _COMMANDS = {name: text for section in _SECTIONS.values() for name, text in section.items()}
 _MODULES = {
-    **dict.fromkeys((*_SECTIONS["Look"], "stop"), "status"),
+    **dict.fromkeys(_SECTIONS["Look"], "status"),
     **dict.fromkeys((*_SECTIONS["Change what is recorded"], *_SECTIONS["Step in"]), "changes"),
 }
 

@@ -7,16 +7,15 @@ from typing import TypeVar
 
 import click
 from rich.console import Console
-from rich.table import Table
 
 from pipeline import config
+from pipeline.cli import tables
 from pipeline.cli.options import MODE, config_option, connection_option, json_option, print_json
 from pipeline.client import Client
 from pipeline.config import CONNECTIONS, Mode
 from pipeline.requests import KEPT_CHANGES, HistoryEntry, HistoryParams
 from pipeline.status import ConnectionStatus, Health, Instrument, Process, Storage
 
-WIDE = 100  # columns of a terminal
 WIDE_ONLY = ("mode", ">pid")  # the role tells the mode, the list of processes the pid
 MIRROR = CONNECTIONS[-1]  # records what it mirrors, as well
 _COLOURS = {
@@ -120,7 +119,7 @@ def metrics(config_file: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(answer.model_dump())
         return
-    table = _table("", "")
+    table = tables.table("", "")
     for name, value in answer.model_dump().items():
         table.add_row(name.replace("_", " "), str(value))
     Console().print(table)
@@ -144,25 +143,6 @@ def history(config_file: Path | None, limit: int, as_json: bool) -> None:
         print_json([entry.model_dump() for entry in answer])
     else:
         _show_history(Console(), answer)
-
-
-@click.command()
-@config_option
-def stop(config_file: Path | None) -> None:
-    """End the running service in order, as Ctrl-C does where it was started, and wait until it has ended."""
-    ended = _ask(config_file, Client.shutdown)
-    click.echo("ended" if ended else "still ending")
-    sys.exit(0 if ended else 1)
-
-
-def _table(*columns: str) -> Table:
-    """Return a table whose columns are written `name`, or `>name` where they hold numbers."""
-    spaces = 3 if Console().width >= WIDE else 1
-    table = Table(box=None, padding=(0, spaces, 0, 0), pad_edge=False, show_header=any(columns))
-    for column in columns:
-        name = column.removeprefix(">")
-        table.add_column(name, justify="right" if name != column else "left", no_wrap=True)
-    return table
 
 
 def _coloured(word: str) -> str:
@@ -201,8 +181,8 @@ def _show_connections(console: Console, answer: dict[str, ConnectionStatus]) -> 
         }
         for name, c in answer.items()
     ]
-    columns = [column for column in rows[0] if console.width >= WIDE or column not in WIDE_ONLY]
-    table = _table(*columns)
+    columns = [column for column in rows[0] if console.width >= tables.WIDE or column not in WIDE_ONLY]
+    table = tables.table(*columns)
     for row in rows:
         table.add_row(*(row[column] for column in columns))
     console.print(table)
@@ -214,7 +194,7 @@ def _recorded_on(instrument: Instrument) -> tuple[int, ...]:
 
 
 def _show_instruments(console: Console, answer: list[Instrument]) -> None:
-    table = _table(">token", "connection", "mode", ">ticks", ">last price", "last tick")
+    table = tables.table(">token", "connection", "mode", ">ticks", ">last price", "last tick")
     for i in answer:
         price = "-" if i.last_price is None else f"{i.last_price:,.2f}"
         row = (f"{i.instrument_token}", ", ".join(map(str, _recorded_on(i))), i.mode, f"{i.tick_count:,}", price)
@@ -224,7 +204,7 @@ def _show_instruments(console: Console, answer: list[Instrument]) -> None:
 
 def _show_history(console: Console, answer: list[HistoryEntry]) -> None:
     """Print a line for each change and, below a refused one, the reason, however long."""
-    table = _table("time", "who", "action", ">instruments", "mode", "connections", "result")
+    table = tables.table("time", "who", "action", ">instruments", "mode", "connections", "result")
     for entry in answer:
         count, connections = f"{len(entry.instruments):,}", ", ".join(sorted(entry.connections)) or "-"
         row = (entry.timestamp[:19].replace("T", " "), entry.by, entry.action, count, entry.mode or "-", connections)
@@ -251,7 +231,7 @@ def _show_storage(console: Console, answer: Storage) -> None:
 
 
 def _show_processes(console: Console, answer: dict[str, Process]) -> None:
-    table = _table("process", "state", ">pid", ">restarts")
+    table = tables.table("process", "state", ">pid", ">restarts")
     for name, process in answer.items():
         if process.state != "off":
             table.add_row(name, _coloured(process.state), str(process.pid), str(process.restarts))

@@ -35,10 +35,10 @@ from pipeline.simulator.server import Simulator
 def main(file: Path | None, texts: tuple[str, ...], print_tokens: int | None, **options: Any) -> None:
     """Serve a made-up market as Kite does: same protocol, same limits.
 
-    Options that are not given come from the [simulator] section of the settings. The only line on stdout is
-    "listening on ws://HOST:PORT".
+    Options that are not given come from the [simulator] section of the settings. The only lines on stdout are
+    "listening on ws://HOST:PORT" and "REST API at http://HOST:PORT"; of the latter there is GET /user/profile.
 
-    Any api_key and access_token are let in, except the tokens "expired" and "invalid" (HTTP 403). Where
+    Any api_key and access_token are good, on both, except the tokens "expired" and "invalid" (HTTP 403). Where
     KITE_API_KEY and KITE_ACCESS_TOKEN are set, only these are.
 
     Every token of a known segment (its lowest byte: 1 nse, 2 nfo, 3 cds, 4 bse, 5 bfo, 6 bcd, 7 mcx, 8 mcxsx,
@@ -51,10 +51,11 @@ def main(file: Path | None, texts: tuple[str, ...], print_tokens: int | None, **
       abort:2@10        connection 2 is dropped without a closing handshake
       malformed=50      every 50th message on all connections is damaged
       refuse=429@0+30   connects are refused with 429 for thirty seconds (or 403)
+      profile=403       the REST API refuses every token (or answers with 429, 503)
 
     While it runs, GET /stats tells what is subscribed and was sent, GET /tokens lists instruments, and
-    GET /fault?do=KIND&connection=N&after=S&for=S (every=N for malformed, status=N for refuse) makes faults;
-    GET /fault?do=clear ends them.
+    GET /fault?do=KIND&connection=N&after=S&for=S (every=N for malformed, status=N for refuse and profile)
+    makes faults; GET /fault?do=clear ends them.
     """
     try:
         if print_tokens is not None:
@@ -87,7 +88,7 @@ async def _run(simulator: Simulator) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     await simulator.start()
-    click.echo(f"listening on {simulator.url}")
+    click.echo(f"listening on {simulator.url}\nREST API at {simulator.api_url}")
     sys.stdout.flush()
     await simulator.run(stop)
 

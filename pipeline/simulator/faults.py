@@ -3,9 +3,10 @@
     KIND[=VALUE][:CONNECTION][@START][+DURATION]       silence:1@5   abort:2@10   malformed=50   refuse=429@0+30
 
 `silence` sends nothing more, `abort` drops the TCP connection without a closing handshake, `malformed` damages every
-VALUE-th message (default 100), `refuse` answers connects with HTTP VALUE (default 403). CONNECTION is a number (1, 2, 3
-... in order of acceptance) or * for all, the default. START is in seconds after the simulator's, DURATION in seconds;
-without one a fault stays. All times here are seconds since the start of the simulator.
+VALUE-th message (default 100), `refuse` answers connects with HTTP VALUE (default 403), `profile` does the same to the
+REST API's GET /user/profile. CONNECTION is a number (1, 2, 3 ... in order of acceptance) or * for all, the default.
+START is in seconds after the simulator's, DURATION in seconds; without one a fault stays. All times here are seconds
+since the start of the simulator.
 """
 
 import re
@@ -15,9 +16,11 @@ from typing import Final
 
 from pipeline.errors import ConfigError
 
-KINDS: Final = ("silence", "abort", "malformed", "refuse")
-_VALUE_NAMES: Final = {"malformed": "every", "refuse": "status"}
-_DEFAULT_VALUES: Final = {"malformed": 100, "refuse": 403}
+KINDS: Final = ("silence", "abort", "malformed", "refuse", "profile")
+STATUSES: Final = {"refuse": (403, 429), "profile": (403, 429, 503)}  # of those that are not about a connection
+_VALUE_NAMES: Final = {"malformed": "every", "refuse": "status", "profile": "status"}
+_DEFAULT_VALUES: Final = {"malformed": 100, "refuse": 403, "profile": 403}
+_REFUSED: Final = {"refuse": "a connect", "profile": "a profile"}
 _GRAMMAR: Final = re.compile(
     r"(?P<do>[a-z]+)(=(?P<value>[^:@+]*))?(:(?P<connection>[^@+]*))?(@(?P<after>[^+]*))?(\+(?P<for>.*))?"
 )
@@ -39,7 +42,7 @@ class Fault:
 
     def __str__(self) -> str:
         value = f"={self.value}" if self.kind in _DEFAULT_VALUES else ""
-        connection = "" if self.kind == "refuse" else f":{self.connection or '*'}"
+        connection = "" if self.kind in STATUSES else f":{self.connection or '*'}"
         duration = "" if self.end_s is None else f"+{self.end_s - self.start_s:g}"
         return f"{self.kind}{value}{connection}@{self.start_s:g}{duration}"
 
@@ -115,14 +118,15 @@ def from_fields(fields: Mapping[str, str], now_s: float) -> Fault:
     if kind not in KINDS:
         raise ConfigError(f"no fault is called {kind!r}, there are {', '.join(KINDS)}")
     known = {"do", "after"} | {_VALUE_NAMES.get(kind, "do")}
-    known |= {"connection"} if kind != "refuse" else set()
+    known |= {"connection"} if kind not in STATUSES else set()
     known |= {"for"} if kind != "abort" else set()
     for name in fields:
         if name not in known:
             raise ConfigError(f"{kind} takes no {name!r}, it takes {', '.join(sorted(known - {'do'})) or 'nothing'}")
     value = _integer(fields, _VALUE_NAMES[kind], _DEFAULT_VALUES[kind]) if kind in _VALUE_NAMES else 0
-    if kind == "refuse" and value not in (403, 429):
-        raise ConfigError(f"a connect is refused with 403 or 429, not {value}")
+    if value not in STATUSES.get(kind, (value,)):
+        *some, last = STATUSES[kind]
+        raise ConfigError(f"{_REFUSED[kind]} is refused with {', '.join(map(str, some))} or {last}, not {value}")
     connection = None if fields.get("connection", "*") == "*" else _integer(fields, "connection", 1)
     start_s = now_s + _seconds(fields, "after", 0.0)
     end_s = start_s + _seconds(fields, "for", 0.0) if "for" in fields else None

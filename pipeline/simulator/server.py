@@ -1,6 +1,7 @@
 """The server: who is let in, the clock that drives all connections, and the pages that tell and change its state.
 
     GET /?api_key=K&access_token=T   the feed, a WebSocket
+    GET /user/profile                the REST API: tells whose token it is, and so whether it is good
     GET /stats                       what is subscribed and was sent, as JSON
     GET /tokens                      the market's list of instruments, as JSON
     GET /fault?do=KIND&...           a fault from now on: connection, after, for, every, status; do=clear ends all
@@ -12,7 +13,7 @@ import asyncio
 import hmac
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from datetime import UTC, datetime
 from http import HTTPStatus
 from typing import Any, Final
@@ -36,6 +37,24 @@ CONNECTIONS_MAX: Final = 3  # for one API key, Kite's limit
 REFUSED_TOKENS: Final = ("expired", "invalid")  # access tokens that are always refused
 TIMER_S: Final = 0.01
 CLOSE_S: Final = 1.0  # for a client to answer the closing handshake
+PROFILE: Final = {
+    "user_id": "AB1234",
+    "user_type": "individual",
+    "email": "somebody@example.com",
+    "user_name": "Somebody Made-up",
+    "user_shortname": "Somebody",
+    "broker": "ZERODHA",
+    "exchanges": ["BFO", "BSE", "CDS", "MCX", "NFO", "NSE"],
+    "products": ["CNC", "NRML", "MIS", "BO", "CO"],
+    "order_types": ["MARKET", "LIMIT", "SL", "SL-M"],
+    "avatar_url": None,
+    "meta": {"demat_consent": "consent"},
+}
+_ERRORS: Final = {  # of the REST API, and of a connect
+    403: ("TokenException", "Incorrect `api_key` or `access_token`."),
+    429: ("NetworkException", "Too many requests"),
+    503: ("NetworkException", "The service is not available"),
+}
 _CLOSED_KEPT: Final = 1000  # connections that `/stats` still knows after their end
 
 
@@ -52,15 +71,17 @@ class Simulator:
         self._keys: dict[ServerConnection, str] = {}
         self._accepted = 0
         self._refused = {403: 0, 429: 0}
+        self._profiles: Counter[int] = Counter()  # asked for, by the status of the answer
         self._closed: deque[dict[str, int]] = deque(maxlen=_CLOSED_KEPT)
         self._closed_ticks = 0
         self._watchers: set[asyncio.Task[None]] = set()
         self._started_at = time.monotonic()
         self._server: WebSocketServer
         self.url = ""
+        self.api_url = ""
 
     async def start(self) -> None:
-        """Listen; `url` is where. Raises ConfigError when the address cannot be had."""
+        """Listen; `url` and, for REST, `api_url` are where. Raises ConfigError when the address cannot be had."""
         # At debug level websockets logs the request line, and with it the secrets; failures are logged here.
         quiet = logging.getLogger("pipeline.simulator.websockets")
         quiet.setLevel(logging.CRITICAL)
@@ -80,7 +101,8 @@ class Simulator:
         except OSError as error:
             raise ConfigError(f"cannot listen on {host} port {port}: {error.strerror}; --port names another") from None
         self._started_at = time.monotonic()
-        self.url = f"ws://{host}:{next(iter(self._server.sockets)).getsockname()[1]}"
+        address = f"{host}:{next(iter(self._server.sockets)).getsockname()[1]}"
+        self.url, self.api_url = f"ws://{address}", f"http://{address}"
         log.info("market with seed %d, %d ticks/s on each connection", self._settings.seed, self._settings.rate)
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -107,6 +129,7 @@ class Simulator:
             "connections": [session.stats() for session in sessions],
             "ticks_sent_total": self._closed_ticks + sum(session.ticks_sent for session in sessions),
             "refused": {str(status): number for status, number in self._refused.items()},
+            "profiles": {str(status): number for status, number in self._profiles.items()},
             "closed": list(self._closed),
             "faults": [str(fault) for fault in self._faults.pending(self._now_s())],
         }
@@ -137,13 +160,16 @@ class Simulator:
         match url.path:
             case "/" | "":
                 return self._admit(ws, query, is_upgrade="Upgrade" in request.headers)
+            case "/user/profile":
+                return self._tell_profile(ws, request)
             case "/stats":
                 return _json(ws, HTTPStatus.OK, self.stats())
             case "/tokens":
                 return _json(ws, HTTPStatus.OK, market.tokens(self._settings.instruments))
             case "/fault":
                 return self._set_fault(ws, query)
-        return _json(ws, HTTPStatus.NOT_FOUND, {"error": "there are /stats, /tokens, /fault and the feed at /"})
+        known = "there are /user/profile, /stats, /tokens, /fault and the feed at /"
+        return _json(ws, HTTPStatus.NOT_FOUND, {"error": known})
 
     def _admit(self, ws: ServerConnection, query: dict[str, str], *, is_upgrade: bool) -> Response | None:
         key, token = query.get("api_key", ""), query.get("access_token", "")
@@ -165,6 +191,20 @@ class Simulator:
         watcher.add_done_callback(self._watchers.discard)
         return None
 
+    def _tell_profile(self, ws: ServerConnection, request: Request) -> Response:
+        scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
+        key, _, token = credentials.partition(":")
+        fault = self._faults.find("profile", self._now_s())
+        if fault is not None:
+            status, reason = fault.value, "fault"
+        else:
+            status, reason = 200 if scheme == "token" and self._is_authorised(key, token) else 403, "credentials"
+        self._profiles[status] += 1
+        if status == HTTPStatus.OK:
+            return _json(ws, HTTPStatus.OK, {"status": "success", "data": PROFILE})
+        log.warning("profile refused with %d: %s", status, reason)
+        return _error(ws, status)
+
     def _is_authorised(self, key: str, token: str) -> bool:
         if not key or not token or token in REFUSED_TOKENS:
             return False
@@ -176,10 +216,7 @@ class Simulator:
     def _refuse(self, ws: ServerConnection, status: int, reason: str) -> Response:
         self._refused[status] += 1
         log.warning("connect refused with %d: %s", status, reason)
-        kind, text = ("TokenException", "Incorrect `api_key` or `access_token`.")
-        if status == 429:
-            kind, text = ("NetworkException", "Too many connections")
-        return _json(ws, HTTPStatus(status), {"status": "error", "message": text, "error_type": kind})
+        return _error(ws, status)
 
     def _set_fault(self, ws: ServerConnection, query: dict[str, str]) -> Response:
         now_s = self._now_s()
@@ -218,6 +255,11 @@ class Simulator:
         self._closed.append({"id": session.number, "ticks_sent": session.ticks_sent})
         self._closed_ticks += session.ticks_sent
         log.info("connection %d: closed (%s) after %d ticks", session.number, ws.close_code, session.ticks_sent)
+
+
+def _error(ws: ServerConnection, status: int) -> Response:
+    kind, text = _ERRORS[status]
+    return _json(ws, HTTPStatus(status), {"status": "error", "message": text, "data": None, "error_type": kind})
 
 
 def _json(ws: ServerConnection, status: HTTPStatus, value: Any) -> Response:

@@ -2,17 +2,20 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.client import Client
 from tests.integration.kite import Kite
 from tests.integration.service import Service
 
 SCALE = float(os.environ.get("MDS_TEST_SCALE", "1"))  # how much longer than usual the drills under load are
 
 NewService = Callable[..., Service]
+Begin = Callable[..., Client]
 
 
 @pytest.fixture
@@ -38,3 +41,16 @@ def new_service(tmp_path: Path, kite: Kite) -> Iterator[NewService]:
     for service in services:
         service.kill_all()
         print(service.logs())  # noqa: T201  pytest shows it with a failure
+
+
+@pytest.fixture
+def begin() -> Iterator[Begin]:
+    """Starts a recorder, with arguments for `mds run`; returns a client when all that is subscribed is sent to Kite."""
+    with ExitStack() as clients:
+
+        def start(service: Service, *arguments: str) -> Client:
+            service.start(*arguments)
+            service.wait_until_settled()
+            return clients.enter_context(Client(service.run_dir))
+
+        yield start

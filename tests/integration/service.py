@@ -12,8 +12,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import zmq
+
 from pipeline.client import Client
 from pipeline.errors import MdsError
+from pipeline.role import endpoint
+from pipeline.wire import CONTROL_SOCKET
 
 MDS = Path(sys.executable).with_name("mds")
 DEADLINE_S = 40.0  # for anything to come true; nothing is expected to take a tenth of it
@@ -42,6 +46,7 @@ class Service:
         self._environment = {k: v for k, v in os.environ.items() if not k.startswith("MDS_")} | {
             "KITE_API_KEY": "made-up-key",
             "KITE_ACCESS_TOKEN": "made-up-token",
+            "XDG_CONFIG_HOME": str(folder / "config"),
             "MDS_RUNTIME__RUN_DIR": str(self.run_dir),
         }
 
@@ -115,6 +120,17 @@ class Service:
             )
 
         return self.wait_for(all_live, f"connections {connections} are live")
+
+    def wait_until_settled(self) -> Status:
+        """Wait until it records, with all that is subscribed sent to Kite, and nothing else."""
+
+        def settled(status: Status) -> bool:
+            used = [c for c in status["connections"].values() if c["state"] != "off"]
+            return status["storage"]["state"] == "recording" and all(
+                c["state"] != "starting" and c["confirmed_instruments"] == c["subscribed_instruments"] for c in used
+            )
+
+        return self.wait_for(settled, "all that is subscribed is sent to Kite")
 
     def pid(self, role: str) -> int | None:
         """Return the pid of a role that is running, as its lock file says."""
@@ -228,6 +244,44 @@ class Service:
             return os.fsencode(self.run_dir) in Path(f"/proc/{pid}/environ").read_bytes()
         except OSError:
             return False
+
+
+class Raw:
+    """A client of the control socket that keeps to no rule. A context manager."""
+
+    def __init__(self, run_dir: Path, kind: int = zmq.DEALER) -> None:
+        self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
+        self._socket = self._context.socket(kind)
+        self._socket.connect(endpoint(run_dir, CONTROL_SOCKET))
+
+    def __enter__(self) -> "Raw":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._context.destroy(linger=1000)  # what was sent goes out, answers are not waited for
+
+    def send(self, *parts: bytes) -> None:
+        """Send a message as it is."""
+        self._socket.send_multipart(parts)
+
+    def ask(self, method: str, params: Any) -> None:
+        """Send a request; do not wait."""
+        self.send(json.dumps({"jsonrpc": "2.0", "id": 1, "method": method, "params": params}).encode())
+
+    def has_answer(self) -> bool:
+        """Tell whether an answer has come."""
+        return bool(self._socket.poll(0))
+
+    def answer(self) -> dict[str, Any]:
+        """Return the next answer."""
+        assert self._socket.poll(round(DEADLINE_S * 1000)), "no answer"
+        found: dict[str, Any] = json.loads(self._socket.recv_multipart()[-1])
+        return found
+
+
+def pairs(modes: dict[str, str]) -> list[tuple[str, str]]:
+    """Return something by which what connections have can be sorted."""
+    return sorted(modes.items())
 
 
 def _lines(folder: Path, pattern: str) -> list[dict[str, Any]]:
