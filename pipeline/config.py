@@ -112,7 +112,11 @@ class Universe(_Section):
 
 
 class Failover(_Section):
-    """Nothing to set yet."""
+    """When the spare takes over, when it gives back, and when a process is given up."""
+
+    after_ms: int = Field(default=1000, ge=0, le=60_000)  # for a socket to come back by itself
+    stable_s: float = Field(default=30.0, ge=0, le=3600)  # live for so long before it gets its instruments back
+    max_deaths: int = Field(default=5, ge=1)  # more within a minute: the process is given up; never the writer
 
 
 class Http(_Section):

@@ -12,6 +12,7 @@ its place again by these endings, so their order is part of the format. In betwe
       connected             -
       subscribed            instruments: {mode: [token, ...]}, once a frame has come after they were sent to Kite
       resubscribed          instruments: {mode: [token, ...]}, dropped: [token, ...]: changes to that on the same socket
+      idle                  -: the socket was closed, nothing is to be recorded
       disconnected          cause, reason, retry_in_s, http_status?, close_code?; was live
       not_connected         the same of an attempt that never was
       gap                   instruments: [token, ...], from (null: not known), to, cause; gap_epoch?, first_seq?,
@@ -26,7 +27,8 @@ its place again by these endings, so their order is part of the format. In betwe
     supervisor   all with connection_id 0
       service_started       version, simulated
       process_started       process, pid; also of one that was adopted
-      process_died          process, exit_code (null: not known); it is started again
+      process_died          process, exit_code (null: not known), given_up (else it is started again)
+      process_hung          process, pid: it is killed
       request               action: subscribe, unsubscribe, set_mode, mirror, unmirror, failover, failback;
                             by: cli, client, universe, failover; instruments: [token, ...], mode?,
                             connections?: {connection: count}, result: done, refused; reason?

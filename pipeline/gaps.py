@@ -1,23 +1,28 @@
-"""Interruptions of one connection, from the last frame before to the first one after. Pure.
+"""Interruptions of one connection, and which instruments missed what by them. Pure.
 
-A gap is open from the moment something ended the flow; it closes with the first frame after the connection has been
-subscribed again. Where several things happen in between, the first one is the cause. A connection without instruments
-can miss nothing and has no gaps.
+An interruption is open from the moment something ended the flow; it closes with the first frame after the connection
+has been subscribed again. Where several things happen in between, the first one is the cause. An instrument misses what
+lies between the interruption, or the moment it was wanted if that is later, and the end, or the moment it was no
+longer wanted here or another connection had it, if that is earlier. A connection without instruments misses nothing.
 """
 
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import NamedTuple
 
 from pipeline.epoch import Predecessor
 
+NOTHING: Mapping[int, int] = MappingProxyType({})
 _CAUSES = {"clean": "stopped", "killed": "killed", "unknown": "spool lost"}
 
 
 class Gap(NamedTuple):
-    """Nothing was recorded after `from_ns` (0: nobody knows since when) and before `to_ns`."""
+    """These instruments were not recorded after `from_ns` (0: nobody knows since when) and before `to_ns`."""
 
     cause: str
     from_ns: int
     to_ns: int
+    instruments: Sequence[int] = ()
 
 
 class GapTracker:
@@ -25,6 +30,8 @@ class GapTracker:
 
     def __init__(self, predecessor: Predecessor) -> None:
         self.last_frame_ns = 0  # of this epoch, kept up by the owner
+        self._wanted: frozenset[int] | None = None  # None: nobody has said yet
+        self._late: dict[int, int] = {}  # wanted only since this time, within the interruption
         self._cause: str | None = None
         self._from_ns = 0
         had_instruments = predecessor.last_recv_ns > 0 or predecessor.end == "unknown"
@@ -38,19 +45,74 @@ class GapTracker:
         return self._cause is not None
 
     def interrupted(self, cause: str, now_ns: int) -> None:
-        """Open a gap, unless one is open."""
-        if self._cause is None:
+        """Open an interruption, unless one is open or nothing is wanted."""
+        if self._cause is None and self._wanted:
             self._cause = cause
             self._from_ns = self.last_frame_ns or now_ns
 
-    def until(self, now_ns: int) -> Gap | None:
-        """Return the open gap, if any, as far as it goes by now."""
-        if self._cause is None:
-            return None
-        return Gap(self._cause, self._from_ns, max(self._from_ns, now_ns))  # the clock may have been set back
+    def want(
+        self,
+        wanted: Iterable[int],
+        now_ns: int,
+        *,
+        before: Collection[int] | None = None,
+        relieved: Mapping[int, int] = NOTHING,
+        down_by: str | None = None,
+    ) -> list[Gap]:
+        """Follow a new set of instruments; return what those that are gone have missed.
 
-    def closed(self, now_ns: int) -> Gap | None:
-        """Close the open gap, if any, because nothing is missed from now on, or this epoch ends."""
-        gap = self.until(now_ns)
+        The first one of an epoch comes with what the epoch `before` had, None if nobody knows. `relieved` tells of
+        instruments since when another connection has recorded them. `down_by` is why the connection is down, if it
+        is: new instruments miss what comes until it is not.
+        """
+        is_first = self._wanted is None
+        had = frozenset(before or ()) if self._wanted is None else self._wanted
+        is_unknown = is_first and before is None
+        self._wanted = frozenset(wanted)
+        gaps = []
+        if self._cause is not None:
+            gone = had - self._wanted
+            covered = {token: since for token, since in relieved.items() if since > self._from_ns}
+            gaps = self._missed({token: covered.get(token, now_ns) for token in gone})
+            if is_unknown and not self._wanted:
+                gaps.append(self._nobodys(now_ns))
+            for token in gone:
+                self._late.pop(token, None)
+            if not is_unknown:
+                self._late.update(dict.fromkeys(self._wanted - had, now_ns))
+        if not self._wanted:
+            self._end()
+        elif not had and not is_first:
+            self.last_frame_ns = now_ns  # nothing was missed before
+            if down_by is not None:
+                self.interrupted(down_by, now_ns)
+        return gaps
+
+    def closed(self, now_ns: int) -> list[Gap]:
+        """End the interruption, if any, because nothing is missed from now on, or this epoch ends."""
+        gaps = self._missed(dict.fromkeys(self._wanted or (), now_ns))
+        if self._wanted is None and self._cause is not None:
+            gaps = [self._nobodys(now_ns)]
+        self._end()
+        return gaps
+
+    def _end(self) -> None:
         self._cause = None
-        return gap
+        self._late.clear()
+
+    def _nobodys(self, now_ns: int) -> Gap:
+        """Return what was missed when nobody knows by which instruments."""
+        return Gap(self._cause or "", self._from_ns, max(self._from_ns, now_ns))
+
+    def _missed(self, until: Mapping[int, int]) -> list[Gap]:
+        """Return what instruments have missed, each until its time; those together that have missed the same."""
+        if self._cause is None:
+            return []
+        spans: dict[tuple[int, int], list[int]] = {}
+        for token, to_ns in until.items():
+            spans.setdefault((self._late.get(token, self._from_ns), to_ns), []).append(token)
+        # The clock may have been set back.
+        return [
+            Gap(self._cause, from_ns, max(from_ns, to_ns), sorted(tokens))
+            for (from_ns, to_ns), tokens in sorted(spans.items())
+        ]

@@ -29,9 +29,17 @@ class RedactingFormatter(logging.Formatter):
         return redact(super().format(record), self._secrets)
 
 
+_later: set[str] = set()
+
+
+def hide(secret: str) -> None:
+    """Redact this one as well from now on, wherever something is redacted: it has come while the process runs."""
+    _later.add(secret)
+
+
 def redact(text: str, secrets: Iterable[str]) -> str:
     """Return `text` with each of `secrets`, and whatever a Kite URL or header carries as one, replaced by ***."""
-    for secret in _spellings(secrets):
+    for secret in _spellings((*secrets, *_later)):
         text = text.replace(secret, HIDDEN)
     return _NAMED.sub(rf"\1{HIDDEN}", _IN_HEADER.sub(rf"\1{HIDDEN}", text))
 

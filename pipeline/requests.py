@@ -75,7 +75,7 @@ class FailbackParams(_ChangeParams):
 class RestartParams(_Model):
     """End a process in order and start it anew."""
 
-    role: str
+    role: str = Field(max_length=40)
 
 
 class HistoryParams(_Model):
@@ -103,6 +103,7 @@ class Change(_Model):
     repeats: list[int] = []  # given more than once in the request, and counted once
     unchanged: list[int] = []  # were already as wished
     unknown: list[int] = []  # not subscribed, and passed over as asked
+    saved: bool = True  # the next run will know of it
     confirmed: bool  # all of it has been sent to Kite
     pending: list[Pending] = []  # where not; it is sent as soon as it can be
 
@@ -117,7 +118,7 @@ class HistoryEntry(_Model):
     mode: Mode | None = None
     connections: dict[str, int] = {}
     result: Literal["done", "refused"]
-    reason: str = ""  # of a refusal
+    reason: str = ""  # of a refusal, or of what the service has done by itself
 
 
 class Restarted(_Model):

@@ -23,7 +23,12 @@ A stream that a commit does not list has nothing stored, or lies below `retired`
 Orders go from the supervisor to a worker, and say what it should have on the wire as a difference to the order before,
 or to nothing where `after` is 0:
 
-    order   one part, JSON: {"service", "version", "after", "set": {mode: [token, ...]}, "drop": [token, ...]}
+    order   one part, JSON: {"service", "version", "after", "set": {mode: [token, ...]}, "drop": [token, ...],
+            "keep_open", "before": [token, ...] or null, "relieved": [[token, ns], ...]}
+
+`keep_open` asks for a socket even without instruments. `before` is what the worker before this one had, if that is
+known: it counts with the first order. `relieved` tells of instruments since which receive time another connection
+covers them: what this one has missed of them ends there.
 
 Versions count 1, 2, 3, ... for each worker and service, which is one run of the supervisor. A worker's status repeats
 both. Where they are not what was sent last, something was lost or one of the two is new, and the next order is whole.
@@ -33,6 +38,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from types import MappingProxyType
 from typing import Annotated, NamedTuple, TypeAlias
 
 import msgspec
@@ -183,6 +189,9 @@ class Order(NamedTuple):
     after: int
     changed: Mapping[int, Mode]
     dropped: Sequence[int]
+    keep_open: bool = False
+    before: Sequence[int] | None = None
+    relieved: Mapping[int, int] = MappingProxyType({})
 
 
 def encode_order(order: Order) -> bytes:
@@ -193,6 +202,9 @@ def encode_order(order: Order) -> bytes:
         "after": order.after,
         "set": by_mode(order.changed),
         "drop": order.dropped,
+        "keep_open": order.keep_open,
+        "before": order.before,
+        "relieved": list(order.relieved.items()),
     }
     return orjson.dumps(message)
 
@@ -204,7 +216,16 @@ def decode_order(data: bytes) -> Order:
     except msgspec.MsgspecError as error:
         raise WireError(f"an order that cannot be read: {error}") from None
     changed = {token: mode for mode, tokens in message.set.items() for token in tokens}
-    return Order(message.service, message.version, message.after, changed, message.drop)
+    return Order(
+        message.service,
+        message.version,
+        message.after,
+        changed,
+        message.drop,
+        message.keep_open,
+        message.before,
+        dict(message.relieved),
+    )
 
 
 def by_mode(instruments: Mapping[int, Mode]) -> dict[Mode, list[int]]:
@@ -221,6 +242,9 @@ class _OrderMessage(msgspec.Struct):
     after: int
     set: dict[Mode, list[int]]
     drop: list[int]
+    keep_open: bool
+    before: list[int] | None
+    relieved: list[tuple[int, int]]
 
 
 _ORDERS = msgspec.json.Decoder(_OrderMessage)

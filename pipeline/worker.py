@@ -17,25 +17,31 @@ import zmq.asyncio
 
 from pipeline import role
 from pipeline.config import Config, Mode, from_child
+from pipeline.credentials import TokenFile
 from pipeline.days import NS_PER_S
 from pipeline.digest import Digest
 from pipeline.errors import MdsError, SpoolFullError
 from pipeline.gaps import Gap, GapTracker
 from pipeline.kite.feed import Batch, Feed, StateChange, classify_text, install_reactor
 from pipeline.kite.packets import Decoder, Reject, split
+from pipeline.log import hide
 from pipeline.outbox import Loss
 from pipeline.records import Record
 from pipeline.spool import Incoming
 from pipeline.ticks import StoredTick, encode_lines
 from pipeline.uplink import Uplink
-from pipeline.wire import COMMANDS_SOCKET, Order, by_mode, decode_order
+from pipeline.wire import COMMANDS_SOCKET, Order, WireError, by_mode, decode_order
 
 log = logging.getLogger(__name__)
 
-TICK_S = 1.0  # digests, heartbeats, a look at the clock
+TICK_S = 1.0  # digests, a look at the clock
+HEARTBEATS = 2  # meanwhile: the supervisor kills who is silent for four of them
+PACKETS_BYTES = 2  # of a message with packets, at least: a heartbeat has one
+SEEN_STEP = 500  # first ticks of new instruments are told in such steps
 PAUSE_NS = 2 * NS_PER_S  # between two frames: worth asking whether the machine slept
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 FIRST_TICK_S = 0.5  # after which a new instrument that has not ticked counts as covered: Kite sends a snapshot at once
+ASK_S = 3.0  # for Kite's word on a token
 DRAIN_S = 5.5  # at the end, for the writer to make everything durable
 REJECTS_EACH = 20  # of one frame, in an event of their own
 REJECT_BYTES = 2**18  # of the others, in one
@@ -58,13 +64,13 @@ class Worker:
         self._rejects = 0
         self._rejects_named_ns = 0  # when the log last told of them
         self._refused_ticks = 0
-        self._service = ""  # who orders, and the numbers of its orders: the last one,
+        self._service = ""  # who orders, and the number of its last order
         self._version = 0
-        self._version_confirmed = 0  # the last one that has been sent to Kite,
-        self._version_covering = 0  # and the last one all of whose instruments have ticked, or had time to
+        self._lost_order = False  # one did not arrive: the next one has to be whole
         self._wanted: dict[int, Mode] = {}
-        self._unseen: set[int] = set()  # sent to Kite a moment ago, and not ticked since
-        self._late: dict[int, int] = {}  # wanted since this time, within the open gap
+        self._unseen: dict[int, object] = {}  # sent to Kite a moment ago, and not ticked since; the values tell when
+        self._reported_unseen = 0
+        self._subscribed_ns = 0  # the first frame after all that is wanted had been sent
         self._announced: dict[int, Mode] | None = None  # on this socket, in the event log
         self._announce_due = False  # the event log does not know the present subscription yet
         self._state = StateChange("idle")
@@ -75,21 +81,26 @@ class Worker:
         self._commands.setsockopt(zmq.ROUTING_ID, role.worker_role(connection_id).encode())
         self._commands.connect(role.endpoint(config.runtime.run_dir, COMMANDS_SOCKET))
         self._status = role.StatusLine(context, config.runtime.run_dir, role.worker_role(connection_id))
+        self._token_file = TokenFile(config.token_file)
+        self._api_key = config.api_key.get_secret_value()
         self._feed = Feed(
             url=config.kite.ws_url,
-            api_key=config.api_key.get_secret_value(),
+            api_key=self._api_key,
             access_token=config.access_token.get_secret_value(),
             batch_size=config.universe.batch_size,
             listener=self,
+            is_accepted=lambda *credentials: asyncio.to_thread(_is_accepted, config.kite.api_url, *credentials),
         )
 
-    async def run(self) -> int:
-        """Record until SIGTERM; return the exit code."""
+    async def run(self, *, drain: bool = False) -> int:
+        """Record until SIGTERM; return the exit code. With `drain` only hand on what earlier epochs have left."""
         loop = asyncio.get_running_loop()
         for number in STOP_SIGNALS:
             loop.add_signal_handler(number, self._stop.set)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         self._begin_epoch()
+        if drain:
+            self._stop.set()
         tasks: list[asyncio.Task[Any]] = [
             self._feed.start(),
             asyncio.create_task(self._uplink.read_commits()),
@@ -138,34 +149,38 @@ class Worker:
             optional = {"http_status": change.http_status, "close_code": change.close_code}
             known = {key: value for key, value in optional.items() if value is not None}
             self._log_event("disconnected" if before == "live" else "not_connected", fields | known)
-            log.warning("%s: %s; next try in %.1f s", change.cause, change.reason, change.retry_in_s or 0)
+            retry = "no further try" if change.retry_in_s is None else f"next try in {change.retry_in_s:.1f} s"
+            log.warning("%s: %s; %s", change.cause, change.reason, retry)
         elif change.state == "idle":
             self._uplink.mark_wanted(wanted=False)
-        self._settle()
+            if before == "live":
+                self._log_event("idle", {})
         self._report()
 
     def on_sent(self, batch: Batch) -> None:
         """Follow what has been sent to Kite: the supervisor waits for it."""
         if batch.action == "subscribe":
-            self._unseen.update(batch.tokens)
-            asyncio.get_running_loop().call_later(FIRST_TICK_S, self._see, batch.tokens)
+            when = object()
+            self._unseen.update(dict.fromkeys(batch.tokens, when))
+            asyncio.get_running_loop().call_later(FIRST_TICK_S, self._had_time, batch.tokens, when)
         else:
-            self._unseen.difference_update(batch.tokens)
-        self._settle()
+            for token in batch.tokens if batch.action == "unsubscribe" else ():
+                self._unseen.pop(token, None)
+        self._report()
 
-    def _see(self, tokens: Iterable[int]) -> None:
-        """No longer wait for the first tick of these."""
-        if self._unseen:
-            self._unseen.difference_update(tokens)
-            self._settle()
+    def _had_time(self, tokens: Iterable[int], when: object) -> None:
+        """No longer wait for the first tick of these, unless they have been sent again since."""
+        waiting = [token for token in tokens if self._unseen.get(token) is when]
+        for token in waiting:
+            del self._unseen[token]
+        if waiting:
+            self._report()
 
-    def _settle(self) -> None:
-        """Tell the supervisor when its last order has been carried out."""
-        if self._feed.confirmed != self._wanted:
-            return
-        covering = self._version_covering if self._unseen else self._version
-        if (self._version_confirmed, self._version_covering) != (self._version, covering):
-            self._version_confirmed, self._version_covering = self._version, covering
+    def _see(self, ticks: Iterable[StoredTick]) -> None:
+        before = len(self._unseen)
+        for tick in ticks:
+            self._unseen.pop(tick.instrument_token, None)
+        if len(self._unseen) < before and (not self._unseen or self._reported_unseen - len(self._unseen) >= SEEN_STEP):
             self._report()
 
     # Frames to ticks.
@@ -176,6 +191,8 @@ class Worker:
             return
         frames, self._frames = self._frames, []
         first_ns, last_ns = frames[0][0], frames[-1][0]
+        if not self._wanted and all(len(payload) < PACKETS_BYTES for _, payload in frames):
+            return  # heartbeats of a socket that is only kept open
         incoming, rejects = [], []
         for recv_ns, payload in frames:
             layout = split(payload)
@@ -192,8 +209,9 @@ class Worker:
             self._refuse(incoming, error)
             return
         if (self._announce_due or self._gaps.is_open) and self._feed.confirmed == self._wanted:
+            self._subscribed_ns = first_ns
             self._announce()
-            self._close_gap(first_ns)
+            self._log_gaps(self._gaps.closed(first_ns))
         self._gaps.last_frame_ns = last_ns
         for recv_ns, found in rejects:
             self._log_rejects(recv_ns, found)
@@ -211,7 +229,7 @@ class Worker:
             self._digest.add(fresh)
             self._digested_seq = ticks[-1].seq
             if self._unseen:
-                self._see([tick.instrument_token for tick in fresh])
+                self._see(fresh)
         return encode_lines(ticks)
 
     # Events.
@@ -224,36 +242,25 @@ class Worker:
             return
         self._announce_due = False
         before = self._announced
-        if before is None:
+        if before is None and self._wanted:
             self._log_event("subscribed", {"instruments": by_mode(self._wanted)})
             log.info("subscribed to %d instruments", len(self._wanted))
-        else:
+        elif before is not None:
             changed = {token: mode for token, mode in self._wanted.items() if before.get(token) != mode}
             dropped = [token for token in before if token not in self._wanted]
             if changed or dropped:
                 self._log_event("resubscribed", {"instruments": by_mode(changed), "dropped": dropped})
         self._announced = dict(self._wanted)
 
-    def _close_gap(self, now_ns: int) -> None:
-        gap = self._gaps.closed(now_ns)
-        if gap:
-            self._log_missed(gap, self._wanted)
-        self._late.clear()
+    def _log_gaps(self, gaps: Iterable[Gap], **fields: Any) -> None:
+        for gap in gaps:
+            self._log_gap(gap, **fields)
 
-    def _log_missed(self, gap: Gap, instruments: Iterable[int]) -> None:
-        """Log a gap for these instruments, each from when it was wanted."""
-        since: dict[int, list[int]] = {}
-        for token in instruments:
-            since.setdefault(self._late.get(token, gap.from_ns), []).append(token)
-        for from_ns, tokens in since.items():
-            self._log_gap(Gap(gap.cause, from_ns, gap.to_ns), tokens)
-
-    def _log_gap(self, gap: Gap, instruments: Iterable[int], **fields: Any) -> None:
-        tokens = sorted(instruments)
+    def _log_gap(self, gap: Gap, **fields: Any) -> None:
         from_ = self._stamp(gap.from_ns) if gap.from_ns else None
         lasted_s = (gap.to_ns - gap.from_ns) / NS_PER_S if gap.from_ns else None
         record = {
-            "instruments": tokens,
+            "instruments": list(gap.instruments),
             "from": from_,
             "to": self._stamp(gap.to_ns),
             "cause": gap.cause,
@@ -261,7 +268,7 @@ class Worker:
         }
         self._log_event("gap", record)
         how_long = "for an unknown time" if lasted_s is None else f"for {lasted_s:.3f} s"
-        log.warning("gap: %d instruments were not recorded %s (%s)", len(tokens), how_long, gap.cause)
+        log.warning("gap: %d instruments were not recorded %s (%s)", len(gap.instruments), how_long, gap.cause)
 
     def _log_rejects(self, recv_ns: int, rejects: Sequence[Reject]) -> None:
         """Keep what is no packet in the event log; of a frame with many of them, the later ones in one event."""
@@ -283,7 +290,7 @@ class Worker:
         if loss not in self._losses:
             self._losses.add(loss)
             numbers = {"gap_epoch": loss.epoch, "first_seq": loss.first_seq, "last_seq": loss.last_seq}
-            self._log_gap(Gap("spool damaged", loss.from_ns, loss.to_ns), self._wanted, **numbers)
+            self._log_gap(Gap("spool damaged", loss.from_ns, loss.to_ns, sorted(self._wanted)), **numbers)
 
     def _refuse(self, frames: Sequence[Incoming], error: SpoolFullError) -> None:
         """Count frames that the spool has no room for; the gap record follows when there is room again."""
@@ -303,53 +310,48 @@ class Worker:
     async def _read_commands(self) -> None:
         """Take the supervisor's orders."""
         while True:
-            self._obey(decode_order(await self._commands.recv()))
+            try:
+                order = decode_order(await self._commands.recv())
+            except WireError as error:
+                log.error("from the supervisor: %s", error)
+                continue
+            self._obey(order)
 
     def _obey(self, order: Order) -> None:
         """Want from now on what the order says, unless one before it was lost: the report asks for a whole one then."""
-        if order.after == 0:
-            wanted = dict(order.changed)
-        elif (order.service, order.after) == (self._service, self._version):
-            wanted = {**self._wanted, **order.changed}
-            for token in order.dropped:
-                wanted.pop(token, None)
-        else:
-            self._report()
+        if order.after and (order.service, order.after) != (self._service, self._version):
+            if order.service != self._service or order.version > self._version:
+                self._lost_order = True
+                self._report()
             return
+        wanted = {**self._wanted, **order.changed} if order.after else dict(order.changed)
+        for token in order.dropped:
+            wanted.pop(token, None)
         if wanted != self._wanted or not self._service:  # the first order of all may be for nothing
-            self._want(wanted)
-        self._service, self._version = order.service, order.version
-        self._version_confirmed = self._version_covering = 0
-        self._settle()
-        if self._version_confirmed != self._version:
-            self._report()
+            self._want(wanted, order)
+        self._service, self._version, self._lost_order = order.service, order.version, False
+        self._feed.set_instruments(wanted, keep_open=order.keep_open)
+        self._report()
 
-    def _want(self, wanted: dict[int, Mode]) -> None:
-        now_ns = self._uplink.clock.now_ns()
-        gap = self._gaps.until(now_ns)
-        if gap and self._service:
-            gone = [token for token in self._wanted if token not in wanted]
-            self._log_missed(gap, gone)
-            for token in gone:
-                self._late.pop(token, None)
-            self._late.update(dict.fromkeys((token for token in wanted if token not in self._wanted), now_ns))
-        if not wanted:
-            if self._service:
-                self._gaps.closed(now_ns)
-            else:  # of what the epoch before had
-                self._close_gap(now_ns)
-            self._late.clear()
-        elif not self._wanted and self._service:
-            self._gaps.last_frame_ns = now_ns  # nothing was missed before
+    def _want(self, wanted: dict[int, Mode], order: Order) -> None:
+        gaps = self._gaps.want(
+            wanted,
+            self._uplink.clock.now_ns(),
+            before=order.before,
+            relieved=order.relieved,
+            down_by=self._state.cause if self._state.state in ("waiting", "unauthorised") else None,
+        )
+        self._log_gaps(gaps)
         self._uplink.mark_wanted(wanted=bool(wanted))
         self._wanted = wanted
         self._announce_due = True
-        self._feed.set_instruments(wanted)
 
     async def _tick(self) -> None:
         while True:
-            self._report()
-            await asyncio.sleep(TICK_S)
+            for _ in range(HEARTBEATS):
+                self._report()
+                self._look_for_token()
+                await asyncio.sleep(TICK_S / HEARTBEATS)
             step = self._uplink.clock.check()
             if step:
                 self._log_event("clock_step", {"offset_s": step.offset_ns / NS_PER_S, "followed": step.followed})
@@ -363,15 +365,29 @@ class Worker:
             if digest:
                 self._status.send("digest", connection_id=self._connection_id, ticks=digest)
 
+    def _look_for_token(self) -> None:
+        """Take up an access token that was stored since this process began."""
+        token = self._token_file.poll()
+        if token is not None:
+            hide(token)
+            log.info("there is a new access token")
+            self._feed.set_credentials(self._api_key, token)
+
     def _report(self) -> None:
         outbox, before = self._uplink.outbox, self._uplink.predecessor
+        is_live = self._state.state == "live"
+        unsent = self._unsent() if is_live else []
+        all_known = not unsent and not self._announce_due
+        self._reported_unseen = len(self._unseen)
         self._status.send(
             "status",
             connection_id=self._connection_id,
             service=self._service,
             version=self._version,
-            version_confirmed=self._version_confirmed,
-            version_covering=self._version_covering,
+            lost_order=self._lost_order,
+            unsent=unsent,
+            unseen=list(self._unseen),
+            covered_ns=self._subscribed_ns if all_known else self._uplink.clock.now_ns(),
             state=self._state_name(),
             reason=self._state.reason,
             epoch=self._uplink.epoch,
@@ -386,13 +402,22 @@ class Worker:
             rejects=self._rejects,
             gap_open=self._gaps.is_open and bool(self._wanted),
             last_tick_time=self._stamp(self._last_tick_ns) if self._last_tick_ns else None,
-            live_since=self._stamp(self._live_since_ns) if self._state.state == "live" else None,
+            live_since=self._stamp(self._live_since_ns) if is_live else None,
         )
+
+    def _unsent(self) -> list[int]:
+        """Return for which instruments Kite does not know yet what is wanted."""
+        confirmed = self._feed.confirmed
+        if confirmed == self._wanted:
+            return []
+        new = [token for token, mode in self._wanted.items() if confirmed.get(token) != mode]
+        return new + [token for token in confirmed if token not in self._wanted]
 
     def _state_name(self) -> str:
         """Return the connection's state as people and the supervisor know it."""
         if self._state.state == "waiting":
-            return "rate_limited" if self._state.http_status == 429 else "down"
+            known = {"silent": "silent"} | ({"refused": "rate_limited"} if self._state.http_status == 429 else {})
+            return known.get(self._state.cause or "", "down")
         return self._state.state
 
     # Beginning and end.
@@ -409,14 +434,13 @@ class Worker:
         if before.end == "unknown":
             log.error("nothing tells what the previous epoch (%s) had spooled: its spool is gone", before.epoch)
             to_ns = self._uplink.clock.now_ns()
-            self._log_gap(Gap("spool lost", 0, to_ns), self._wanted, gap_epoch=before.epoch)
+            self._log_gap(Gap("spool lost", 0, to_ns), gap_epoch=before.epoch)
 
     async def _end(self, tasks: Sequence[asyncio.Task[Any]]) -> int:
         """Close the socket, hand on everything, and wait until it is durable; return the exit code."""
         await self._feed.stop()
         self._flush()
-        if self._wanted:
-            self._close_gap(self._uplink.clock.now_ns())
+        self._log_gaps(self._gaps.closed(self._uplink.clock.now_ns()))
         outbox = self._uplink.outbox
         self._log_event("stopped", {"last_seq": outbox.live.spool.last.seq})
         stored = await self._uplink.finish(DRAIN_S)
@@ -433,7 +457,7 @@ class Worker:
 
 
 def main() -> int:
-    """Run a worker as the supervisor's child: `python -m pipeline.worker CONNECTION`; returns the exit code."""
+    """Run a worker: `python -m pipeline.worker CONNECTION [--drain]`, by the supervisor; return the exit code."""
     signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # until the loop can end what it has begun
     connection_id = int(sys.argv[1])
     config = from_child()
@@ -445,7 +469,7 @@ def main() -> int:
     try:
         role.Lock(role.lock_path(config, name)).acquire(config.hash)
         install_reactor(loop)
-        return loop.run_until_complete(_run(config, connection_id, context))
+        return loop.run_until_complete(_run(config, connection_id, context, drain="--drain" in sys.argv[2:]))
     except MdsError as error:
         log.error("%s", error)
         return error.exit_code
@@ -454,8 +478,14 @@ def main() -> int:
         return 1
 
 
-async def _run(config: Config, connection_id: int, context: "zmq.Context[zmq.Socket[bytes]]") -> int:
-    return await Worker(config, connection_id, context).run()
+async def _run(config: Config, connection_id: int, context: "zmq.Context[zmq.Socket[bytes]]", *, drain: bool) -> int:
+    return await Worker(config, connection_id, context).run(drain=drain)
+
+
+def _is_accepted(api_url: str, api_key: str, access_token: str) -> bool | None:
+    from pipeline.kite.profile import is_accepted  # noqa: PLC0415  imports the reactor, which is installed by then
+
+    return is_accepted(api_url, api_key, access_token, ASK_S)
 
 
 if __name__ == "__main__":

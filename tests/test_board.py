@@ -25,7 +25,7 @@ class Service:
     def __init__(self, primary: Iterable[int] = (1, 2), secondary: Iterable[int] = (3,)) -> None:
         self.now_s = 100.0
         self.children = {
-            name: Child(name, (), Restarts(is_writer=name == "writer"), "running", pid) for name, pid in PIDS.items()
+            name: Child(name, (), Restarts(is_writer=name == "writer"), "running", pid=pid) for name, pid in PIDS.items()
         }
         self.subscriptions = Subscriptions(3)
         now = self.clock().isoformat(timespec="microseconds")
@@ -89,7 +89,7 @@ class Service:
         self.writer()
 
     def status(self) -> Status:
-        return self.board.status(self.children, 9, self.now_s)
+        return self.board.view(self.children, 9, self.now_s).status
 
 
 def test_before_anyone_has_spoken():

@@ -231,7 +231,7 @@ def test_a_child_that_the_system_cannot_start_is_tried_again(config, monkeypatch
             assert all(not alive(process.pid) for process in spawned[:-1])
 
     asyncio.run(scenario())
-    assert f"{name} cannot be started (Cannot allocate memory), trying again in" in caplog.text
+    assert f"{name} cannot be started (Cannot allocate memory), starting it again in" in caplog.text
 
 
 def run_older(config, name, *, config_hash=None):

@@ -1,4 +1,9 @@
-"""Interruptions, told as histories: what happened at which nanosecond, and the gaps that must come of it."""
+"""Interruptions, told as histories: what happened at which nanosecond, and the gaps that must come of it.
+
+Instruments are named by small numbers; those of the histories want 7 and 8 all the time.
+"""
+
+from typing import Any
 
 import pytest
 
@@ -53,13 +58,115 @@ HISTORIES = {
 def test_history(before, history, gaps):
     """A gap is open from what ended the flow until the next frame, and is told once."""
     tracker = GapTracker(before)
+    assert tracker.want((8, 7), 600) == []
     found = []
     for what, now_ns in history:
         if what == "frame":
-            found.append(tracker.closed(now_ns))
+            found += tracker.closed(now_ns)
             tracker.last_frame_ns = now_ns
             assert not tracker.is_open
         else:
             tracker.interrupted(what, now_ns)
             assert tracker.is_open
-    assert [gap for gap in found if gap] == gaps
+    assert found == [gap._replace(instruments=[7, 8]) for gap in gaps]
+
+
+def running(before: Predecessor = FIRST, **first: Any) -> GapTracker:
+    """Return a tracker of a connection that has 7 and 8, and had a frame at 700, unless an epoch was before."""
+    tracker = GapTracker(before)
+    tracker.want((7, 8), 600, **first)
+    if before is FIRST:
+        tracker.last_frame_ns = 700
+    return tracker
+
+
+def test_who_is_gone_meanwhile_has_missed_until_then():
+    """An instrument that is unsubscribed within an interruption misses no more; the others do, to the end."""
+    tracker = running()
+    tracker.interrupted("closed", 750)
+    assert tracker.want((8,), 800) == [Gap("closed", 700, 800, [7])]
+    assert tracker.is_open
+    assert tracker.closed(900) == [Gap("closed", 700, 900, [8])]
+    assert tracker.closed(950) == []
+
+
+def test_who_is_new_meanwhile_has_missed_since_then():
+    """An instrument that is subscribed within an interruption misses what comes from then on."""
+    tracker = running()
+    tracker.interrupted("closed", 750)
+    assert tracker.want((7, 8, 9), 800) == []
+    assert tracker.want((7, 8, 9, 10), 820) == []
+    assert tracker.want((7, 8, 10), 850) == [Gap("closed", 800, 850, [9])]
+    assert tracker.closed(900) == [Gap("closed", 700, 900, [7, 8]), Gap("closed", 820, 900, [10])]
+
+
+def test_who_is_covered_elsewhere_has_missed_until_then():
+    """What another connection records since some time was missed until that time, whenever this one is told."""
+    tracker = running()
+    tracker.interrupted("silent", 750)
+    assert tracker.want((), 900, relieved={7: 800, 8: 820}) == [
+        Gap("silent", 700, 800, [7]),
+        Gap("silent", 700, 820, [8]),
+    ]
+    assert not tracker.is_open
+
+
+def test_relief_of_an_earlier_time_is_no_relief():
+    """What another connection had before the interruption is not of this one."""
+    tracker = running()
+    tracker.interrupted("silent", 750)
+    assert tracker.want((), 900, relieved={7: 650, 8: 650}) == [Gap("silent", 700, 900, [7, 8])]
+
+
+def test_the_successor_of_a_killed_worker_speaks_for_what_that_had():
+    """What it had and is not wanted any more is told, until another connection had it; what is new is no part of it."""
+    tracker = GapTracker(KILLED)
+    assert tracker.want((8, 9), 900, before=(6, 7, 8), relieved={7: 560}) == [
+        Gap("killed", 500, 560, [7]),
+        Gap("killed", 500, 900, [6]),
+    ]
+    assert tracker.closed(950) == [Gap("killed", 500, 950, [8]), Gap("killed", 900, 950, [9])]
+
+
+def test_all_of_a_killed_worker_is_covered_elsewhere():
+    """The whole connection has been taken over: its gap ends where the other one begins."""
+    tracker = GapTracker(KILLED)
+    assert tracker.want((), 900, before=(7, 8), relieved={7: 560, 8: 560}) == [Gap("killed", 500, 560, [7, 8])]
+    assert not tracker.is_open
+    assert tracker.want((7, 8), 2000) == []
+    assert tracker.closed(2100) == []
+
+
+@pytest.mark.parametrize("end", [lambda tracker: tracker.want((), 900), lambda tracker: tracker.closed(900)])
+def test_without_anybody_who_knows_the_instruments_the_gap_is_told_all_the_same(end):
+    """A worker that never learns what its predecessor had still says that something was missed."""
+    assert end(GapTracker(KILLED)) == [Gap("killed", 500, 900, ())]
+
+
+def test_a_predecessor_that_is_known_to_have_had_nothing_missed_nothing():
+    """It may have had a socket all the same; what is wanted now is missed from now on."""
+    tracker = GapTracker(KILLED)
+    assert tracker.want((), 900, before=()) == []
+    assert not tracker.is_open
+    tracker = GapTracker(KILLED)
+    assert tracker.want((7,), 900, before=()) == []
+    assert tracker.closed(950) == [Gap("killed", 900, 950, [7])]
+
+
+def test_without_instruments_nothing_is_missed():
+    """Neither an interruption of an idle connection, nor the time before its first instrument."""
+    tracker = running()
+    assert tracker.want((), 800) == []
+    tracker.interrupted("closed", 850)
+    assert not tracker.is_open
+    assert tracker.want((9,), 5000) == []
+    tracker.interrupted("refused", 5100)
+    assert tracker.closed(5200) == [Gap("refused", 5000, 5200, [9])]
+
+
+def test_a_connection_that_is_down_misses_what_is_wanted_from_now_on():
+    """The first instrument of a connection that waits for its next try is missed from the start."""
+    tracker = running()
+    tracker.want((), 800)
+    assert tracker.want((9,), 5000, down_by="refused") == []
+    assert tracker.closed(5200) == [Gap("refused", 5000, 5200, [9])]

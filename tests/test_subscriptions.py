@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.config import MAX_INSTRUMENTS, Universe
-from pipeline.supervisor.subscriptions import Refusal, Subscriptions, bytes_a_day
+from pipeline.supervisor.subscriptions import Refusal, Subscriptions
 
 NOW = "2025-10-01T09:15:00.000000+05:30"
 
@@ -30,11 +30,3 @@ def test_the_universe_is_taken_as_far_as_possible():
     refusals = subscriptions.take(range(10, MAX_INSTRUMENTS + 10), "quote", NOW)
     assert len(subscriptions.of(1)) == MAX_INSTRUMENTS
     assert refusals == [Refusal(t, "connection 1 is full") for t in (MAX_INSTRUMENTS + 8, MAX_INSTRUMENTS + 9)]
-
-
-def test_the_cost_of_a_day_grows_with_ticks():
-    """Twice the ticks take twice the disk, and nothing subscribed takes nothing."""
-    subscriptions = Subscriptions(3)
-    assert bytes_a_day(subscriptions, 1) == 0
-    subscriptions.subscribe([1], "quote", NOW)
-    assert bytes_a_day(subscriptions, 2) == 2 * bytes_a_day(subscriptions, 1) > 0

@@ -7,12 +7,13 @@ it: they go from the socket straight to the listener. Nothing here decodes a tic
 
 import asyncio
 import logging
+import math
 import random
 import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
@@ -40,6 +41,7 @@ MAX_TEXT_BYTES = 2**20  # an order update has about one thousand; more is not pa
 KEPT_TEXT_CHARS = 4096  # of a text message that is nothing known
 REASON_CHARS = 200  # of what the server gave as its reason
 
+TokenCheck = Callable[[str, str], Awaitable[bool | None]]  # API key and access token; None: nobody can tell
 _Told = TypeVar("_Told")
 State = Literal["idle", "connecting", "live", "waiting", "unauthorised", "stopped"]
 Cause = Literal["closed", "refused", "silent", "failed"]
@@ -54,7 +56,7 @@ class StateChange:
     reason: str = ""  # for people, without secrets
     http_status: int | None = None  # with refused: 403 bad token, 429 too many connections
     close_code: int | None = None  # with closed: the server's, 1006 where it sent none
-    retry_in_s: float | None = None  # with waiting, unauthorised
+    retry_in_s: float | None = None  # with waiting; with unauthorised None: not before there is another token
 
 
 class Listener(Protocol):
@@ -178,9 +180,11 @@ class _ResolverThread(threading.Thread):
 
 
 class Feed:
-    """One Kite connection: open while instruments are wanted, subscribed to exactly these, replaced when it dies.
+    """One Kite connection: open while it is needed, subscribed to exactly what is wanted, replaced when it dies.
 
     Lives on the running asyncio loop, with `install_reactor` done. `clock` counts seconds and never steps.
+    `is_accepted` is asked when a connect is refused with 403, and if the token is refused there too, it is not tried
+    again.
     """
 
     def __init__(
@@ -191,6 +195,7 @@ class Feed:
         access_token: str,
         batch_size: int,
         listener: Listener,
+        is_accepted: TokenCheck | None = None,
         silence_s: float = SILENCE_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -200,9 +205,11 @@ class Feed:
         self._credentials = (api_key, access_token)
         self._batch_size = batch_size
         self._listener = listener
+        self._is_accepted = is_accepted
         self._silence_s = silence_s
         self._clock = clock
         self._wanted: dict[int, Mode] = {}
+        self._keep_open = False
         self._confirmed: dict[int, Mode] = {}
         self._retry = Retry()
         self._next_try_at = clock()
@@ -215,9 +222,13 @@ class Feed:
         """What has been sent to Kite on the present socket."""
         return self._confirmed
 
-    def set_instruments(self, wanted: Mapping[int, Mode]) -> None:
-        """Replace the whole set of wanted instruments; differences are sent as soon as the socket is open."""
+    def set_instruments(self, wanted: Mapping[int, Mode], *, keep_open: bool = False) -> None:
+        """Replace the whole set of wanted instruments; differences are sent as soon as the socket is open.
+
+        Without instruments there is no socket, unless it is to be kept open.
+        """
         self._wanted = dict(wanted)
+        self._keep_open = keep_open
         self._wake.set()
 
     def set_credentials(self, api_key: str, access_token: str) -> None:
@@ -243,7 +254,7 @@ class Feed:
     async def _run(self) -> None:
         while not self._stopping:
             wait_s = self._next_try_at - self._clock()
-            if not self._wanted:
+            if not self._is_needed:
                 if self.state != "idle":
                     self._change(StateChange("idle"))
                 await self._woken()
@@ -255,9 +266,13 @@ class Feed:
                 await self._attempt()
         self._change(StateChange("stopped"))
 
-    async def _woken(self, at_most_s: float | None = None) -> None:
+    @property
+    def _is_needed(self) -> bool:
+        return bool(self._wanted) or self._keep_open
+
+    async def _woken(self, at_most_s: float = math.inf) -> None:
         try:
-            async with asyncio.timeout(at_most_s):
+            async with asyncio.timeout(None if at_most_s == math.inf else at_most_s):
                 await self._wake.wait()
         except TimeoutError:
             pass
@@ -286,6 +301,9 @@ class Feed:
             return
         live_s = 0.0 if connection.opened_at is None else self._clock() - connection.opened_at
         wait_s = self._retry.delay_s(end.cause, end.http_status, live_s)
+        reason = end.reason
+        if end.http_status == 403 and await self._is_refused(credentials):
+            wait_s, reason = math.inf, f"{end.reason}; Kite refuses the access token: log in, then mds token set"
         if credentials is not self._credentials:  # they came while the old ones were being refused
             wait_s = 0.0
         self._next_try_at = self._clock() + wait_s
@@ -293,12 +311,22 @@ class Feed:
             StateChange(
                 "unauthorised" if end.http_status == 403 else "waiting",
                 end.cause,
-                redact(end.reason, filter(None, credentials))[:REASON_CHARS],
+                redact(reason, filter(None, credentials))[:REASON_CHARS],
                 end.http_status,
                 end.close_code,
-                wait_s,
+                None if wait_s == math.inf else wait_s,
             )
         )
+
+    async def _is_refused(self, credentials: tuple[str, str]) -> bool:
+        """Ask whether the token is refused for good; False where nobody can tell, or nobody wants to know any more."""
+        if self._is_accepted is None:
+            return False
+        asking = asyncio.ensure_future(self._is_accepted(*credentials))
+        asking.add_done_callback(lambda _: self._wake.set())
+        while not (asking.done() or self._stopping or credentials is not self._credentials):
+            await self._woken()
+        return asking.done() and asking.result() is False
 
     async def _serve(self, connection: "Connection", secrets: tuple[str, str]) -> "End | None":
         """Return how the connection ended, None where this side wished it."""
@@ -308,7 +336,8 @@ class Feed:
         try:
             connection.connect()
             while connection.end is None:
-                if self._stopping or not self._wanted:
+                if self._stopping or not self._is_needed:
+                    self._confirmed = {}
                     connection.hang_up()
                     await self._gone(connection)
                     return None
@@ -318,6 +347,7 @@ class Feed:
                     left_s = connection.heard_at + self._silence_s - self._clock()
                     limit = f"no byte for {self._silence_s:g} s"
                 if left_s <= 0:
+                    self._confirmed = {}
                     connection.abort()
                     await self._gone(connection)
                     return End("silent", limit)

@@ -4,6 +4,7 @@ from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 from pipeline.config import CONNECTIONS, Config
@@ -93,21 +94,11 @@ class Board:
         connection.last_tick_time = message["last_tick_time"] or connection.last_tick_time
         connection.samples.append((now_s, connection.tick_count))
 
-    def status(
+    def view(
         self, children: Mapping[str, Child], own_pid: int, now_s: float, *, subscription_requests: int = 0
-    ) -> Status:
-        """Return everything."""
-        connections = {str(c): self._connection(c, children, now_s) for c in CONNECTIONS}
-        storage = self._storage(children)
-        processes = {name: self._process(name, children, own_pid) for name in ROLES_SHOWN}
-        return Status(
-            health=self._health(connections, storage, processes, now_s),
-            connections=connections,
-            instruments=self._instrument_list(),
-            storage=storage,
-            metrics=self._metrics(connections, storage, subscription_requests),
-            processes=processes,
-        )
+    ) -> "View":
+        """Return what is known at this moment."""
+        return View(self, children, own_pid, now_s, subscription_requests)
 
     def hear_commit(self, commit: Commit) -> None:
         """Take note of what has become durable."""
@@ -144,6 +135,8 @@ class Board:
         known = self._connections[connection_id]
         if child is None:
             return "off", ""
+        if child.state == "failed":
+            return "failed", f"its process has died too often; try again with: mds restart {child.role}"
         if child.state != "running":
             return "down", "its process is not running"
         if child.pid != known.message.get("pid"):
@@ -153,7 +146,8 @@ class Board:
         said: str = known.message["state"]
         return "standby" if said == "idle" and connection_id == TERTIARY else said, known.message["reason"]
 
-    def _connection(self, connection_id: int, children: Mapping[str, Child], now_s: float) -> ConnectionStatus:
+    def connection(self, connection_id: int, children: Mapping[str, Child], now_s: float) -> ConnectionStatus:
+        """Return the status of a connection."""
         known = self._connections[connection_id]
         message = known.message
         child = children.get(worker_role(connection_id))
@@ -183,7 +177,8 @@ class Board:
             gap_open=message.get("gap_open", False),
         )
 
-    def _storage(self, children: Mapping[str, Child]) -> Storage:
+    def storage(self, children: Mapping[str, Child]) -> Storage:
+        """Return what the writer does."""
         message = self._writer
         child = children.get(WRITER)
         return Storage(
@@ -202,19 +197,21 @@ class Board:
             free_bytes=message.get("free_bytes", 0),
         )
 
-    def _health(
+    def health(
         self,
         connections: Mapping[str, ConnectionStatus],
         storage: Storage,
         processes: Mapping[str, Process],
         now_s: float,
     ) -> Health:
+        """Tell whether everything is being recorded, and if not, why."""
         now = self._clock()
-        uncovered = [c for c in connections.values() if c.subscribed_instruments and not c.active]
+        uncovered = self._uncovered(connections)
         reasons = [
             f"connection {c.connection_id} ({c.role}) is {c.state}{f', {c.reason}' if c.reason else ''}: "
-            f"{c.subscribed_instruments} instruments uncovered"
-            for c in uncovered
+            f"{uncovered[c.connection_id]} instruments uncovered"
+            for c in connections.values()
+            if c.connection_id in uncovered
         ]
         reasons += [
             f"connection {c.connection_id} ({c.role}) is live, and a gap is open: ticks are being missed"
@@ -232,7 +229,11 @@ class Board:
         pending = sum(c.ticks_pending for c in connections.values())
         if pending > LAG_TICKS:
             reasons.append(f"{pending} ticks are received and not yet durable")
-        reasons += [f"{name} is {p.state}" for name, p in processes.items() if p.state == "restarting"]
+        reasons += [f"{name} is {p.state}" for name, p in processes.items() if p.state in ("restarting", "failed")]
+        reasons += [
+            f"connection {c} has failed over, others record its instruments"
+            for c in sorted(self._subscriptions.failed_over)
+        ]
         last_ticks = [c.last_tick_time for c in connections.values() if c.last_tick_time]
         last_tick_time = max(last_ticks, default=None)
         age_s = (now - datetime.fromisoformat(last_tick_time)).total_seconds() if last_tick_time else None
@@ -252,9 +253,10 @@ class Board:
             ticks_per_second=round(sum(c.tick_rate for c in connections.values()), 1),
         )
 
-    def _metrics(
+    def metrics(
         self, connections: Mapping[str, ConnectionStatus], storage: Storage, subscription_requests: int
     ) -> Metrics:
+        """Return counts and rates."""
         received = sum(c.tick_count for c in connections.values())
         uptime_s = self._uptime_s()
         return Metrics(
@@ -269,7 +271,8 @@ class Board:
             subscription_requests=subscription_requests,
         )
 
-    def _instrument_list(self) -> list[Instrument]:
+    def instruments(self) -> list[Instrument]:
+        """Return the subscribed instruments."""
         return [
             Instrument(
                 instrument_token=token,
@@ -284,7 +287,18 @@ class Board:
             for token, known in self._subscriptions.all.items()
         ]
 
-    def _process(self, name: str, children: Mapping[str, Child], own_pid: int) -> Process:
+    def _uncovered(self, connections: Mapping[str, ConnectionStatus]) -> dict[int, int]:
+        """Return how many instruments of each connection no live one has."""
+        live = {c.connection_id for c in connections.values() if c.active}
+        counts = {
+            c: sum(live.isdisjoint(self._subscriptions.holders(token)) for token in self._subscriptions.of(c))
+            for c in CONNECTIONS
+            if c not in live
+        }
+        return {c: count for c, count in counts.items() if count}
+
+    def process(self, name: str, children: Mapping[str, Child], own_pid: int) -> Process:
+        """Return what is known of a process."""
         if name == SUPERVISOR:
             return Process(pid=own_pid, state="running", restarts=0)
         child = children.get(name)
@@ -294,6 +308,61 @@ class Board:
 
     def _uptime_s(self) -> float:
         return round((self._clock() - self._started).total_seconds(), 2)
+
+
+class View:
+    """What the board knows at one moment; each part is made when it is asked for."""
+
+    def __init__(
+        self, board: Board, children: Mapping[str, Child], own_pid: int, now_s: float, subscription_requests: int
+    ) -> None:
+        self._board = board
+        self._children = children
+        self._own_pid = own_pid
+        self._now_s = now_s
+        self._subscription_requests = subscription_requests
+
+    @property
+    def status(self) -> Status:
+        """Everything."""
+        return Status(
+            health=self.health,
+            connections=self.connections,
+            instruments=self.instruments,
+            storage=self.storage,
+            metrics=self.metrics,
+            processes=self.processes,
+        )
+
+    @cached_property
+    def health(self) -> Health:
+        """Is it recording."""
+        return self._board.health(self.connections, self.storage, self.processes, self._now_s)
+
+    @cached_property
+    def connections(self) -> dict[str, ConnectionStatus]:
+        """The three connections."""
+        return {str(c): self._board.connection(c, self._children, self._now_s) for c in CONNECTIONS}
+
+    @property
+    def instruments(self) -> list[Instrument]:
+        """The subscribed instruments."""
+        return self._board.instruments()
+
+    @cached_property
+    def storage(self) -> Storage:
+        """What the writer does."""
+        return self._board.storage(self._children)
+
+    @property
+    def metrics(self) -> Metrics:
+        """Counts and rates."""
+        return self._board.metrics(self.connections, self.storage, self._subscription_requests)
+
+    @cached_property
+    def processes(self) -> dict[str, Process]:
+        """All processes."""
+        return {name: self._board.process(name, self._children, self._own_pid) for name in ROLES_SHOWN}
 
 
 def _writer_state(message: Mapping[str, Any], child: Child | None) -> str:

@@ -24,6 +24,7 @@ from pipeline.supervisor.policy import Restarts
 
 log = logging.getLogger(__name__)
 
+DRAIN_AGAIN_S = 5.0
 RENEW_S = 10.0  # for an outdated process to end in order
 LOG_BYTES = 2**20  # a child's log file is begun anew above this
 
@@ -35,7 +36,8 @@ class Child:
     role: str
     arguments: Sequence[str]  # python -m ...
     restarts: Restarts
-    state: str = "stopped"  # stopped, running, restarting
+    state: str = "stopped"  # stopped, running, restarting, failed
+    is_draining: bool = False  # given up, it only hands on what it has left
     pid: int | None = None
     pidfd: int = -1
     started_s: float = 0.0
@@ -54,9 +56,14 @@ class Children:
         self._on_change = on_change
         self._changed = asyncio.Event()
 
+    def use(self, config: Config) -> None:
+        """Start whatever is started from now on with these settings."""
+        self._config = config
+
     def add(self, name: str, *arguments: str) -> None:
         """Adopt the running process of this role if it is still what is asked for, or start one."""
-        child = self.all[name] = Child(name, arguments, Restarts(is_writer=name == role.WRITER))
+        restarts = Restarts(name == role.WRITER, self._config.failover.max_deaths)
+        child = self.all[name] = Child(name, arguments, restarts)
         self._start(child)
 
     def end_unwanted(self, modules: Mapping[str, str]) -> None:
@@ -82,6 +89,8 @@ class Children:
         if child is None or child.is_ending:
             known = ", ".join(name for name, child in self.all.items() if not child.is_ending)
             raise RequestRefusedError(f"no process of this service is called {name!r}, running are {known}")
+        child.restarts.forget()
+        child.is_draining = False
         if child.pidfd < 0:
             self._start(child)
         else:
@@ -141,8 +150,10 @@ class Children:
         try:
             child.process = self._spawn(child)
         except OSError as error:
-            delay_s = self._start_later(child, lived_s=0.0)
-            log.error("%s cannot be started (%s), trying again in %.1f s", child.role, error.strerror, delay_s)
+            outlook = self._start_later(child, lived_s=0.0)
+            log.error("%s cannot be started (%s), %s", child.role, error.strerror, outlook)
+            if child.state == "failed":
+                self._note(child)
             return
         self._note(child)
 
@@ -160,20 +171,45 @@ class Children:
         self._on_change(child)
         self._changed.set()
 
-    def _start_later(self, child: Child, lived_s: float) -> float:
-        delay_s = child.restarts.died(lived_s)
+    def _start_later(self, child: Child, lived_s: float) -> str:
+        """Start a child again when it is time, unless it is given up; return what comes, in words."""
+        delay_s = child.restarts.died(lived_s, time.monotonic())
+        if delay_s is None:
+            child.state = "failed"
+            if "pipeline.worker" in child.arguments:
+                asyncio.get_running_loop().call_soon(self._drain, child)
+            again = f"try again with: mds restart {child.role}"
+            return f"GIVEN UP, it has died {child.restarts.recent} times within a minute; {again}"
         child.state = "restarting"
         asyncio.get_running_loop().call_later(delay_s, self._start, child)
-        return delay_s
+        return f"starting it again in {delay_s:.1f} s"
 
-    def _spawn(self, child: Child) -> subprocess.Popen[bytes]:
+    def _drain(self, child: Child) -> None:
+        """Let a worker that is given up hand on what it has spooled; the writer may be slow, so again and again."""
+        if child.state != "failed" or child.is_ending or child.pidfd >= 0:
+            return
+        child.is_draining = True
+        try:
+            child.process = self._spawn(child, "--drain")
+        except OSError as error:
+            log.error("%s cannot be started to hand on what it has spooled: %s", child.role, error.strerror)
+
+    def _drained(self, child: Child) -> None:
+        child.is_draining = False
+        if child.exit_code == role.EXIT_SPOOLED:
+            asyncio.get_running_loop().call_later(DRAIN_AGAIN_S, self._drain, child)
+        else:
+            how = _how(child.exit_code) if child.exit_code else " in order"
+            log.info("%s: handing on what it had spooled has ended%s", child.role, how)
+
+    def _spawn(self, child: Child, *more: str) -> subprocess.Popen[bytes]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MDS_")} | self._config.to_child()
         with (
             self._lock_for(child) as lock_fd,
             _log_file(self._config.runtime.run_dir / f"{child.role}.log") as log_file,
         ):
             process = subprocess.Popen(
-                [sys.executable, "-m", *child.arguments],
+                [sys.executable, "-m", *child.arguments, *more],
                 stdin=subprocess.DEVNULL,
                 stdout=log_file,
                 stderr=log_file,
@@ -210,7 +246,8 @@ class Children:
             child.pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             return False
-        child.pid, child.state, child.started_s = pid, "running", time.monotonic()
+        child.pid, child.started_s = pid, time.monotonic()
+        child.state = "failed" if child.is_draining else "running"
         asyncio.get_running_loop().add_reader(child.pidfd, self._died, child)
         return True
 
@@ -220,14 +257,15 @@ class Children:
         child.exit_code = child.process.wait() if child.process else None
         pid, child.pid, child.pidfd, child.process = child.pid, None, -1, None
         is_renewed, child.is_outdated = child.is_outdated, False
-        if child.is_ending:
+        if child.is_draining and not is_renewed:
+            self._drained(child)
+        elif child.is_ending:
             child.state = "stopped"
         elif is_renewed:
             asyncio.get_running_loop().call_soon(self._start, child)
         else:
-            delay_s = self._start_later(child, time.monotonic() - child.started_s)
-            how = _how(child.exit_code)
-            log.error("%s (process %d) has ended%s, starting it again in %.1f s", child.role, pid, how, delay_s)
+            outlook = self._start_later(child, time.monotonic() - child.started_s)
+            log.error("%s (process %d) has ended%s, %s", child.role, pid, _how(child.exit_code), outlook)
         self._note(child)
 
 

@@ -1,12 +1,14 @@
 """The desk: takes the requests that change what is recorded.
 
 Each is checked as a whole, changes the subscriptions at once, and is told to the workers, saved and logged. The answer
-waits for a moment until all of it has been sent to Kite, and says what has not.
+waits for a moment until all of it has been sent to Kite, and says what has not. What moves is let go at its old place
+when its new one covers it and the move is on disk: whoever reads the file after a crash finds it where it is recorded.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from pipeline.config import CONNECTIONS, Mode
@@ -38,7 +40,7 @@ UNDER_WAY = ("idle", "standby", "starting", "connecting", "live")  # states in w
 
 
 class Desk:
-    """`state` tells a connection's state and its reason, `save` returns when the subscriptions are on disk."""
+    """`state` tells a connection's state and its reason, `save` returns whether the subscriptions are on disk now."""
 
     def __init__(
         self,
@@ -48,7 +50,7 @@ class Desk:
         *,
         clock: Callable[[], str],
         state: Callable[[int], tuple[str, str]],
-        save: Callable[[], Any],
+        save: Callable[[], Coroutine[Any, Any, bool]],
     ) -> None:
         self._subscriptions = subscriptions
         self._orders = orders
@@ -57,6 +59,9 @@ class Desk:
         self._state = state
         self._save = save
         self._news = asyncio.Event()
+        self._kept_open: set[int] = set()
+        self._unsaved: Counter[int] = Counter()  # instruments of changes that are not on disk yet
+        self._saving: set[asyncio.Task[bool]] = set()
 
     @property
     def methods(self) -> dict[str, Method]:
@@ -74,17 +79,51 @@ class Desk:
 
     def tell_workers(self) -> list[int]:
         """Tell each worker what is new for it; return those for which something was."""
-        return [c for c in CONNECTIONS if self._orders.tell(c, self._subscriptions.wanted(c))]
+        return [
+            c
+            for c in CONNECTIONS
+            if self._orders.tell(c, self._subscriptions.wanted(c), keep_open=c in self._kept_open)
+        ]
+
+    def keep_open(self, connections: set[int]) -> None:
+        """Let these connections have a socket even without instruments."""
+        if connections != self._kept_open:
+            self._kept_open = connections
+            self.tell_workers()
 
     def hear(self, status: Mapping[str, Any]) -> None:
         """Take in a worker's status: what moved to it and is covered now is let go where it was."""
-        connection_id = status["connection_id"]
-        self._orders.hear(status, self._subscriptions.wanted(connection_id))
-        told = self._orders.covered(connection_id)
-        if told is not None and self._subscriptions.covered(connection_id, told):
-            self.tell_workers()
+        self._orders.hear(status, self._subscriptions.wanted(status["connection_id"]))
+        self._let_go()
         self._news.set()
         self._news = asyncio.Event()
+
+    def change(
+        self,
+        action: Action,
+        by: By,
+        change: Callable[[], Changed],
+        *,
+        tokens: list[int] | None = None,
+        mode: Mode | None = None,
+        reason: str = "",
+    ) -> tuple[Changed, dict[int, int], "asyncio.Task[bool]"]:
+        """Carry out a change; return it, the orders that came of it by connection, and the task that saves it.
+
+        Raises RequestRefusedError.
+        """
+        try:
+            changed = change()
+        except RequestRefusedError as error:
+            self._history.refused(action, by, tokens or [], str(error), mode)
+            raise
+        orders = {c: self._orders.version(c) for c in self.tell_workers()}
+        self._history.done(action, by, changed, reason)
+        log.info("%s: %d instruments, asked by %s%s", action, len(changed.instruments), by, reason and f": {reason}")
+        saving = asyncio.create_task(self._keep(changed.instruments))
+        self._saving.add(saving)
+        saving.add_done_callback(self._saving.discard)
+        return changed, orders, saving
 
     # The requests.
 
@@ -124,7 +163,9 @@ class Desk:
         return await self._change(action, params.by, lambda: self._subscriptions.mirror(params.on))
 
     async def _failover(self, params: FailoverParams) -> Change:
-        return await self._change("failover", params.by, lambda: self._subscriptions.failover(params.connection_id))
+        return await self._change(
+            "failover", params.by, lambda: self._subscriptions.failover(params.connection_id, by_hand=True)
+        )
 
     async def _failback(self, params: FailbackParams) -> Change:
         return await self._change("failback", params.by, lambda: self._subscriptions.failback(params.connection_id))
@@ -142,35 +183,51 @@ class Desk:
         tokens: list[int] | None = None,
         mode: Mode | None = None,
     ) -> Change:
+        changed, orders, saving = self.change(action, by, change, tokens=tokens, mode=mode)
+        give_up_at = asyncio.get_running_loop().time() + CONFIRM_S
+        pending = await self._confirm(orders, set(changed.instruments), give_up_at)
         try:
-            changed = change()
-        except RequestRefusedError as error:
-            self._history.refused(action, by, tokens or [], str(error), mode)
-            raise
-        told = self.tell_workers()
-        self._history.done(action, by, changed)
-        log.info("%s: %d instruments, asked by %s", action, len(changed.instruments), by)
-        saving = asyncio.ensure_future(self._save())
-        pending = await self._confirm({c: self._orders.version(c) for c in told}, set(changed.instruments))
-        await saving
+            async with asyncio.timeout_at(give_up_at):
+                saved = await asyncio.shield(saving)
+        except TimeoutError:
+            saved = False
         return Change(
             action=action,
             requested=len(tokens) if tokens is not None else len(changed.instruments),
             **vars(changed),
+            saved=saved,
             confirmed=not pending,
             pending=pending,
         )
 
-    async def _confirm(self, versions: dict[int, int], tokens: set[int]) -> list[Pending]:
+    async def _keep(self, tokens: list[int]) -> bool:
+        """Save a change, and let go then what it has moved; return whether it is on disk."""
+        self._unsaved.update(tokens)
+        saved = await self._save()
+        self._unsaved.subtract(tokens)
+        self._unsaved += Counter()  # forgets what is zero
+        self._let_go()
+        return saved
+
+    def _let_go(self) -> None:
+        gone = self._subscriptions.let_go(lambda c, token: token not in self._unsaved and self._orders.covers(c, token))
+        if gone:
+            for (old, new), tokens in gone.items():
+                self._orders.relieve(old, tokens, by=new)
+            self.tell_workers()
+            saving = asyncio.create_task(self._save())
+            self._saving.add(saving)
+            saving.add_done_callback(self._saving.discard)
+
+    async def _confirm(self, orders: dict[int, int], tokens: set[int], give_up_at: float) -> list[Pending]:
         """Wait until the orders have been carried out, and return those connections where they have not."""
         moving = {c for c in CONNECTIONS if self._is_moving(c, tokens)}
-        give_up_at = asyncio.get_running_loop().time() + CONFIRM_S
         while True:
             for connection_id in list(moving):
                 if not self._is_moving(connection_id, tokens):
                     moving.remove(connection_id)
-                    versions[connection_id] = self._orders.version(connection_id)  # the one that settles it
-            waiting = {c for c, version in versions.items() if not self._orders.is_confirmed(c, version)}
+                    orders[connection_id] = self._orders.version(connection_id)  # the one that settles it
+            waiting = {c for c, version in orders.items() if not self._orders.is_sent(c, version, tokens)}
             under_way = any(self._state(c)[0] in UNDER_WAY for c in waiting)
             if not under_way and (waiting or not moving):
                 break

@@ -4,7 +4,7 @@ The messages are the orders of `wire`.
 """
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,72 +12,129 @@ from pipeline.config import CONNECTIONS
 from pipeline.supervisor.subscriptions import Instruments
 from pipeline.wire import Order, encode_order
 
-AGAIN_S = 0.5  # a status that says otherwise may have been sent before what was told arrived
+AGAIN_S = 0.5  # an order that is not acknowledged for so long has not arrived
 
 
 @dataclass
 class _Worker:
+    """What was told, and what was heard."""
+
     told: Instruments = field(default_factory=dict)
-    version: int = 0  # of what was told last
-    told_s: float = float("-inf")
-    confirmed: int = 0  # the latest version that has been sent to Kite
-    covering: int = 0  # the latest one of which everything is known to tick
+    versions: dict[int, int] = field(default_factory=dict)  # in which order each of them was told
+    version: int = 0  # of the last order
+    keep_open: bool = False
+    had: Collection[int] | None = None  # when it acknowledged an order for the last time; None: not known
+    relieved: dict[int, int] = field(default_factory=dict)  # token -> covered by another since; not acknowledged yet
+    unheard_since_s: float | None = None  # the oldest order that is not acknowledged
+
+    heard: int = 0  # the last order that it has taken
+    is_live: bool = False
+    unsent: frozenset[int] = frozenset()  # of these Kite does not know yet
+    unseen: frozenset[int] = frozenset()  # these have not ticked since
+    covered_ns: int = 0  # all others are recorded since this receive time, or before
 
 
 class Orders:
-    """Tells workers and hears them. `service` is another for each run of the supervisor."""
+    """Tells workers and hears them. `service` is another for each run of the supervisor.
+
+    `before` is what the connections had when the last run ended.
+    """
 
     def __init__(
-        self, service: str, send: Callable[[int, bytes], None], clock: Callable[[], float] = time.monotonic
+        self,
+        service: str,
+        send: Callable[[int, bytes], None],
+        before: Mapping[int, Collection[int]] | None = None,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service = service
         self._send = send
         self._clock = clock
-        self._workers = {c: _Worker() for c in CONNECTIONS}
+        self._workers = {c: _Worker(had=None if before is None else before.get(c, ())) for c in CONNECTIONS}
 
-    def tell(self, connection_id: int, wanted: Instruments) -> bool:
+    def tell(self, connection_id: int, wanted: Instruments, *, keep_open: bool = False) -> bool:
         """Tell a worker what is different, if anything is; return whether it was."""
         worker = self._workers[connection_id]
         if worker.version == 0:
+            worker.keep_open = keep_open
             self._tell_all(connection_id, wanted)
             return True
         changed = {token: mode for token, mode in wanted.items() if worker.told.get(token) != mode}
         dropped = [token for token in worker.told if token not in wanted]
-        if changed or dropped:
+        is_new = bool(changed or dropped) or keep_open != worker.keep_open
+        if is_new:
+            worker.keep_open = keep_open
             self._tell(connection_id, wanted, changed, dropped, after=worker.version)
-        return bool(changed or dropped)
+        return is_new
 
     def hear(self, status: Mapping[str, Any], wanted: Instruments) -> None:
         """Take in a worker's status; tell it everything again if it does not know what it was told."""
         connection_id = status["connection_id"]
         worker = self._workers[connection_id]
-        if status["service"] == self._service:
-            worker.confirmed = max(worker.confirmed, status["version_confirmed"])
-            worker.covering = max(worker.covering, status["version_covering"])
-        is_new = status["service"] != self._service
-        if is_new or (status["version"] != worker.version and self._clock() - worker.told_s > AGAIN_S):
+        if status.get("service") != self._service:
+            worker.heard, worker.is_live = 0, False
+            self._tell_all(connection_id, wanted)
+            return
+        worker.heard, worker.is_live = status["version"], status["state"] == "live"
+        worker.unsent, worker.unseen = frozenset(status["unsent"]), frozenset(status["unseen"])
+        worker.covered_ns = status["covered_ns"]
+        if worker.heard == worker.version:
+            worker.unheard_since_s, worker.had, worker.relieved = None, worker.told, {}
+        elif status["lost_order"] or self._clock() - (worker.unheard_since_s or self._clock()) > AGAIN_S:
             self._tell_all(connection_id, wanted)
 
     def version(self, connection_id: int) -> int:
         """Return the number of what this worker was told last."""
         return self._workers[connection_id].version
 
-    def is_confirmed(self, connection_id: int, version: int) -> bool:
-        """Tell whether the worker has sent Kite what it was told under this number, or later."""
-        return self._workers[connection_id].confirmed >= version
-
-    def covered(self, connection_id: int) -> Instruments | None:
-        """Return what this worker was told last if it covers all of it, else None."""
+    def is_sent(self, connection_id: int, version: int, tokens: Collection[int]) -> bool:
+        """Tell whether Kite knows what this order says of these instruments."""
         worker = self._workers[connection_id]
-        return worker.told if worker.version and worker.covering == worker.version else None
+        missing: Collection[int] = worker.unsent if worker.is_live else worker.told.keys()
+        return worker.heard >= version and not any(token in missing for token in tokens)
+
+    def covers(self, connection_id: int, token: int) -> bool:
+        """Tell whether this worker records what it was told of this instrument."""
+        worker = self._workers[connection_id]
+        return (
+            worker.is_live
+            and token in worker.told
+            and worker.versions[token] <= worker.heard
+            and token not in worker.unsent
+            and token not in worker.unseen
+        )
+
+    def relieve(self, connection_id: int, tokens: Collection[int], by: int) -> None:
+        """Remember for the next order that another connection covers these now."""
+        self._workers[connection_id].relieved.update(dict.fromkeys(tokens, self._workers[by].covered_ns))
 
     def _tell_all(self, connection_id: int, wanted: Instruments) -> None:
+        self._workers[connection_id].versions = {}
         self._tell(connection_id, wanted, wanted, [], after=0)
 
     def _tell(
-        self, connection_id: int, wanted: Instruments, changed: Instruments, dropped: list[int], after: int
+        self,
+        connection_id: int,
+        wanted: Instruments,
+        changed: Instruments,
+        dropped: list[int],
+        *,
+        after: int,
     ) -> None:
         worker = self._workers[connection_id]
-        worker.told, worker.told_s = wanted, self._clock()
+        worker.told = wanted
         worker.version += 1
-        self._send(connection_id, encode_order(Order(self._service, worker.version, after, changed, dropped)))
+        worker.versions.update(dict.fromkeys(changed, worker.version))
+        if worker.unheard_since_s is None:
+            worker.unheard_since_s = self._clock()
+        order = Order(
+            self._service,
+            worker.version,
+            after,
+            changed,
+            dropped,
+            worker.keep_open,
+            None if after or worker.had is None else list(worker.had),
+            worker.relieved,
+        )
+        self._send(connection_id, encode_order(order))

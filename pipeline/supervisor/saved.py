@@ -1,10 +1,12 @@
 """What was subscribed, in `run/subscriptions.json`: the next `mds run` goes on with it.
 
-    {"format": 1, "simulated", "universe": {mode: [token, ...]}, "mirror", "failed_over": [connection, ...],
-     "subscribed": [group, ...], "leaving": [group, ...]}      group: {"connection_id", "mode", "since", "tokens"}
+    {"format": 1, "simulated", "max_connections", "universe": {mode: [token, ...]}, "mirror",
+     "failed_over": [connection, ...], "by_hand": [connection, ...], "subscribed": [group, ...],
+     "leaving": [group, ...]}                                  group: {"connection_id", "mode", "since", "tokens"}
 
 The file is laid over `[universe]`: it holds the state, and what the configuration wanted when it was written. What the
-configuration has gained, lost or changed since then wins over the file; for all else the file holds.
+configuration has gained, lost or changed since then wins over the file; for all else the file holds. A run with the
+simulator and one with Kite know nothing of each other: the file of the other kind waits under its own name.
 """
 
 import asyncio
@@ -17,10 +19,10 @@ from typing import Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.config import Mode, Token, Universe
+from pipeline.config import Config, Mode, Token, Universe
 from pipeline.durable import replace_durably
 from pipeline.requests import ConnectionId
-from pipeline.supervisor.subscriptions import Refusal, Subscriptions
+from pipeline.supervisor.subscriptions import PRIMARY, TERTIARY, Refusal, Subscriptions
 from pipeline.wire import by_mode
 
 log = logging.getLogger(__name__)
@@ -46,9 +48,11 @@ class Saved(_Model):
 
     format: Literal[1] = 1
     simulated: bool
+    max_connections: int
     universe: dict[Mode, list[Token]]
     mirror: bool
     failed_over: list[Literal[1, 2]]
+    by_hand: list[Literal[1, 2]]
     subscribed: list[Group]
     leaving: list[Group]
 
@@ -79,7 +83,26 @@ def set_aside(path: Path) -> Path | None:
         return None
 
 
-def snapshot(subscriptions: Subscriptions, universe: Universe, *, simulated: bool) -> bytes:
+def take_turns(run_dir: Path, *, simulated: bool) -> Path:
+    """Put the file of this kind of run in its place, and that of the other kind aside; return the place.
+
+    Raises DamagedError where the file that is there tells of no kind.
+    """
+    path = run_dir / FILE_NAME
+    saved = read(path)
+    if saved is not None and saved.simulated != simulated:
+        path.replace(_waiting(run_dir, saved.simulated))
+        saved = None
+    if saved is None and (waiting := _waiting(run_dir, simulated)).exists():
+        waiting.replace(path)
+    return path
+
+
+def _waiting(run_dir: Path, simulated: bool) -> Path:
+    return run_dir / f"subscriptions.{'simulator' if simulated else 'kite'}.json"
+
+
+def snapshot(subscriptions: Subscriptions, config: Config, *, simulated: bool) -> bytes:
     """Return the content of the file for this state."""
     groups: dict[tuple[int, Mode, str], list[int]] = {}
     for token, known in subscriptions.all.items():
@@ -87,9 +110,11 @@ def snapshot(subscriptions: Subscriptions, universe: Universe, *, simulated: boo
     content = {
         "format": 1,
         "simulated": simulated,
-        "universe": by_mode(_modes(universe)),
+        "max_connections": config.kite.max_connections,
+        "universe": by_mode(_modes(config.universe)),
         "mirror": subscriptions.mirroring,
         "failed_over": sorted(subscriptions.failed_over),
+        "by_hand": sorted(subscriptions.by_hand),
         "subscribed": [
             {"connection_id": c, "mode": mode, "since": since, "tokens": tokens}
             for (c, mode, since), tokens in groups.items()
@@ -103,15 +128,17 @@ def snapshot(subscriptions: Subscriptions, universe: Universe, *, simulated: boo
     return orjson.dumps(content)
 
 
-def restore(subscriptions: Subscriptions, saved: Saved, universe: Universe, now: str) -> list[Refusal]:
-    """Subscribe what was saved, laid over `universe`; return what could not be."""
+def restore(subscriptions: Subscriptions, saved: Saved, config: Config, now: str) -> list[Refusal]:
+    """Subscribe what was saved, laid over the configuration's universe; return what could not be."""
     before = {token: mode for mode, tokens in saved.universe.items() for token in tokens}
-    wanted = _modes(universe)
+    wanted = _modes(config.universe)
+    is_routed_anew = saved.max_connections != config.kite.max_connections
     outdated = {token for token, mode in before.items() if wanted.get(token) != mode}
     refusals = []
     for group in saved.subscribed:
         tokens = [token for token in group.tokens if token not in outdated]
-        refusals += subscriptions.take(tokens, group.mode, group.since, group.connection_id)
+        place = None if is_routed_anew else group.connection_id
+        refusals += subscriptions.take(tokens, group.mode, group.since, place)
     gained = {token: mode for token, mode in wanted.items() if before.get(token) != mode}
     gained = {token: mode for token, mode in gained.items() if token not in subscriptions.all}
     for mode, new in by_mode(gained).items():
@@ -119,9 +146,21 @@ def restore(subscriptions: Subscriptions, saved: Saved, universe: Universe, now:
     subscriptions.resume(
         mirror=saved.mirror,
         failed_over=saved.failed_over,
+        by_hand=saved.by_hand,
         leaving=[(token, g.connection_id, g.mode) for g in saved.leaving for token in g.tokens],
     )
     return refusals
+
+
+def on_wire(saved: Saved) -> dict[int, list[int]]:
+    """Return what each connection had to record, as far as the file tells."""
+    had: dict[int, list[int]] = {}
+    for group in (*saved.subscribed, *saved.leaving):
+        place = TERTIARY if group.connection_id in saved.failed_over else group.connection_id
+        had.setdefault(place, []).extend(group.tokens)
+        if saved.mirror and group.connection_id == PRIMARY:
+            had.setdefault(TERTIARY, []).extend(group.tokens)
+    return had
 
 
 def _modes(universe: Universe) -> Mapping[int, Mode]:
@@ -139,16 +178,18 @@ class SavedFile:
         self._changes = 0
         self._saved_changes = 0
 
-    async def save(self) -> None:
-        """Return when all that was changed until now is durable; what goes wrong is logged."""
+    async def save(self) -> bool:
+        """Return when all that was changed until now is durable; False, with the reason in the log, if it cannot be."""
         self._changes += 1
         mine = self._changes
         async with self._writing:
             if self._saved_changes >= mine:
-                return
+                return True
             upto = self._changes
             try:
                 await asyncio.to_thread(replace_durably, self._path, self._content())
             except OSError as error:
                 log.error("%s: %s; the next start goes on with what it says now", self._path, error.strerror)
+                return False
             self._saved_changes = upto
+            return True

@@ -12,6 +12,7 @@ from pipeline.config import MAX_INSTRUMENTS, Config
 from pipeline.errors import ConfigError
 
 PORT_FILE = "simulator.port"
+TOKEN_FILE = "simulator_access_token.json"  # noqa: S105  a name, no secret
 CREDENTIAL = "no-account"
 PRIMARY_SHARE = 0.8  # of the simulator's instruments, where the configuration names none
 
@@ -25,7 +26,12 @@ def with_simulator(config: Config) -> Config:
         tokens = _tokens(config.simulator.instruments)
         cut = min(round(len(tokens) * PRIMARY_SHARE), MAX_INSTRUMENTS)
         universe = {"primary": tokens[:cut], "secondary": tokens[cut : cut + MAX_INSTRUMENTS]}
-    changed = config.with_changes(kite={"ws_url": f"ws://{host}:{port}"}, simulator={"port": port}, universe=universe)
+    kite = {
+        "ws_url": f"ws://{host}:{port}",
+        "api_url": f"http://{host}:{port}",
+        "access_token_file": config.runtime.run_dir / TOKEN_FILE,  # the user's own is not for the simulator
+    }
+    changed = config.with_changes(kite=kite, simulator={"port": port}, universe=universe)
     return changed.model_copy(update={"api_key": SecretStr(CREDENTIAL), "access_token": SecretStr(CREDENTIAL)})
 
 

@@ -11,7 +11,7 @@ A request is carried out as a whole, or refused as a whole with one of `errors.R
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -68,6 +68,7 @@ class Subscriptions:
         self.all: dict[int, Subscription] = {}
         self.mirroring = False
         self.failed_over: set[int] = set()  # homes that others record for
+        self.by_hand: set[int] = set()  # of these, until somebody asks for the failback
         self.leaving: dict[int, Instruments] = {c: {} for c in CONNECTIONS}  # kept until the new place covers them
         self._max_connections = max_connections
         self._overflow = overflow
@@ -81,6 +82,11 @@ class Subscriptions:
         """Return the connection that instruments of this mode belong to."""
         return SECONDARY if mode == "full" and self._max_connections >= SECONDARY else PRIMARY
 
+    @property
+    def homes(self) -> set[int]:
+        """The connections that are home to instruments."""
+        return {c for c, instruments in self._homes.items() if instruments}
+
     def carrier(self, token: int) -> int | None:
         """Return the connection that has to record this instrument."""
         known = self.all.get(token)
@@ -88,7 +94,15 @@ class Subscriptions:
 
     def is_mirrored(self, token: int) -> bool:
         """Tell whether connection 3 records this instrument as well."""
-        return self.mirroring and token in self._homes[PRIMARY]
+        return self.mirroring and token in self._homes[PRIMARY] and self.carrier(token) != TERTIARY
+
+    def holders(self, token: int) -> set[int | None]:
+        """Return the connections that have this instrument on the wire as soon as they can."""
+        return {
+            self.carrier(token),
+            *({TERTIARY} if self.is_mirrored(token) else ()),
+            *(c for c, leaving in self.leaving.items() if token in leaving),
+        }
 
     def of(self, connection_id: int) -> Instruments:
         """Return what this connection has to record."""
@@ -99,18 +113,20 @@ class Subscriptions:
         leaving = self.leaving[connection_id]
         if not leaving:
             return self.of(connection_id)
-        return leaving | dict(islice(self._assigned(connection_id), MAX_INSTRUMENTS - len(leaving)))
+        new = ((t, mode) for t, mode in self._assigned(connection_id) if t not in leaving)
+        return leaving | dict(islice(new, max(MAX_INSTRUMENTS - len(leaving), 0)))
 
     def is_held_back(self, connection_id: int) -> bool:
         """Tell whether something has to leave this connection before all that is assigned to it finds room."""
-        leaving = len(self.leaving[connection_id])
-        return leaving > 0 and leaving + len(self.of(connection_id)) > MAX_INSTRUMENTS
+        leaving = self.leaving[connection_id]
+        return bool(leaving) and not self.of(connection_id).keys() <= self.wanted(connection_id).keys()
 
     def available(self, connection_id: int) -> int:
-        """Return how many more instruments this connection takes."""
+        """Return how many more instruments this connection takes, beside what it records for others."""
         if not self._is_usable(connection_id) or (connection_id == TERTIARY and self.mirroring):
             return 0
-        return MAX_INSTRUMENTS - len(self._homes[connection_id])
+        used = len(self._homes[connection_id]) + len(self._carried[connection_id])
+        return max(MAX_INSTRUMENTS - used, 0)
 
     def described(self, tokens: Sequence[int]) -> Changed:
         """Return these, which have one mode, as what has just been subscribed."""
@@ -167,8 +183,10 @@ class Subscriptions:
         with self._moving(unique):
             for token, (home, _) in before.items():
                 known = self.all[token]
-                del self._homes[home][token]
-                known.connection_id, known.mode = target if token in moving else home, mode
+                known.mode = mode
+                if token in moving:
+                    del self._homes[home][token]
+                    known.connection_id = target
                 self._put(token, known)
             for token, place in places:
                 self._put(token, Subscription(place, mode, now))
@@ -189,13 +207,14 @@ class Subscriptions:
         self.mirroring = on
         return Changed(changed, {str(TERTIARY): len(changed)} if changed else {})
 
-    def failover(self, connection_id: int) -> Changed:
+    def failover(self, connection_id: int, *, by_hand: bool = False) -> Changed:
         """Let connection 3 record what this connection is home to, and others with free room what does not fit there.
 
         What fits nowhere stays.
         """
         if not self._is_usable(TERTIARY):
             raise self._not_in_use(TERTIARY)
+        self.by_hand |= {connection_id} if by_hand else set()
         return self._fail_over(self.failed_over | {connection_id})
 
     def failback(self, connection_id: int | None = None) -> Changed:
@@ -203,6 +222,7 @@ class Subscriptions:
         return self._fail_over(self.failed_over - ({connection_id} if connection_id else set(CONNECTIONS)))
 
     def _fail_over(self, homes: set[int]) -> Changed:
+        self.by_hand &= homes
         before = {token: self.carrier(token) for token in self.all}
         with self._moving(before):
             self.failed_over = homes
@@ -231,25 +251,39 @@ class Subscriptions:
         """Subscribe what the configuration wants."""
         return self.take(universe.primary, "quote", now) + self.take(universe.secondary, "full", now)
 
-    def resume(self, *, mirror: bool, failed_over: Iterable[int], leaving: Iterable[tuple[int, int, Mode]]) -> None:
+    def resume(
+        self,
+        *,
+        mirror: bool,
+        failed_over: Iterable[int],
+        by_hand: Iterable[int],
+        leaving: Iterable[tuple[int, int, Mode]],
+    ) -> None:
         """Go on with what an earlier run was about: `leaving` are token, connection and mode."""
         if self._is_usable(TERTIARY):
             self.mirroring = mirror and not self._homes[TERTIARY]
             self.failed_over = set(failed_over)
+            self.by_hand = self.failed_over.intersection(by_hand)
         self._assign_carriers()
         for token, connection_id, mode in leaving:
-            if token in self.all and self.carrier(token) != connection_id and self._is_usable(connection_id):
-                self.leaving[connection_id][token] = mode
+            kept = self.leaving[connection_id]
+            is_elsewhere = token in self.all and self.carrier(token) != connection_id
+            if is_elsewhere and self._is_usable(connection_id) and len(kept) < MAX_INSTRUMENTS:
+                kept[token] = mode
 
-    def covered(self, connection_id: int, told: Mapping[int, Mode]) -> set[int]:
-        """Let go what has moved to this connection, which now covers what it was told; return who had it before."""
-        left = set()
-        for other, leaving in self.leaving.items():
-            gone = [t for t in leaving if self.carrier(t) == connection_id and told.get(t) == self.all[t].mode]
-            for token in gone:
-                del leaving[token]
-                left.add(other)
-        return left
+    def let_go(self, is_covered: Callable[[int, int], bool]) -> dict[tuple[int, int], list[int]]:
+        """Let go what has moved, as far as its new connection covers it: `is_covered(connection, token)`.
+
+        Returns the tokens by old and new connection.
+        """
+        gone: dict[tuple[int, int], list[int]] = {}
+        for old, leaving in self.leaving.items():
+            for token in list(leaving):
+                new = self.carrier(token)
+                if new is not None and is_covered(new, token):
+                    del leaving[token]
+                    gone.setdefault((old, new), []).append(token)
+        return gone
 
     def hear(self, ticks: Iterable[Tick]) -> None:
         """Take note of what has ticked, from a worker's digest."""
@@ -309,14 +343,16 @@ class Subscriptions:
     @contextmanager
     def _moving(self, tokens: Iterable[int]) -> Iterator[None]:
         """Keep those of `tokens` that get a new place in their old one for now."""
-        watched = self.all if self.failed_over else tokens  # then others may have to make room
-        before = {t: (self._carriers.get(t, s.connection_id), s.mode) for t in watched if (s := self.all.get(t))}
+        watched = list(self.all if self.failed_over else tokens)  # others may have to make room for carried ones
+        before = {token: was for token in watched if (was := self.carrier(token))}
+        on_wire = {was: self.wanted(was) for was in set(before.values())}
         yield
         self._assign_carriers()
-        for token, (was, mode) in before.items():
+        for token, was in before.items():
             now = self.carrier(token)
             if now is not None and now != was:
-                self.leaving[was][token] = mode
+                if token in on_wire[was]:  # else it was only waiting to be
+                    self.leaving[was][token] = on_wire[was][token]
                 self.leaving[now].pop(token, None)
 
     def _assign_carriers(self) -> None:
@@ -374,12 +410,3 @@ def _once(tokens: Iterable[int]) -> tuple[list[int], list[int]]:
     """Return the tokens, each once, and those of them that were there more often."""
     counts = Counter(tokens)
     return list(counts), [token for token, count in counts.items() if count > 1]
-
-
-SESSION_S = 6.25 * 3600  # 09:15 to 15:30
-LINE_BYTES: dict[Mode, int] = {"ltp": 200, "quote": 460, "full": 1580}  # of a typical stored line
-
-
-def bytes_a_day(subscriptions: Subscriptions, ticks_per_second: float) -> int:
-    """Return what a session costs on disk when each instrument ticks so often."""
-    return int(sum(LINE_BYTES[known.mode] for known in subscriptions.all.values()) * SESSION_S * ticks_per_second)

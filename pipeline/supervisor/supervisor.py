@@ -13,33 +13,38 @@ import signal
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, cast
 
 import orjson
 import zmq
 import zmq.asyncio
+from pydantic import SecretStr
 
 from pipeline import __version__, role
 from pipeline.config import CONNECTIONS, Config
+from pipeline.credentials import TokenFile
 from pipeline.days import Calendar
 from pipeline.epoch import epochs_held
 from pipeline.errors import AlreadyRunningError
 from pipeline.events import SUPERVISOR_ID
 from pipeline.files import SERVICE_LOCK, WRITER_LOCK
+from pipeline.log import hide
 from pipeline.outbox import Loss
 from pipeline.records import Record
 from pipeline.requests import NoParams, Restarted, RestartParams
-from pipeline.status import Status
-from pipeline.supervisor.board import Board
+from pipeline.supervisor.board import Board, View
 from pipeline.supervisor.children import Child, Children
 from pipeline.supervisor.control import Method, answer
 from pipeline.supervisor.desk import Desk
+from pipeline.supervisor.guard import CHECK_S, Guard
 from pipeline.supervisor.history import History, logged
 from pipeline.supervisor.orders import Orders
-from pipeline.supervisor.saved import FILE_NAME, DamagedError, SavedFile, read, restore, set_aside, snapshot
-from pipeline.supervisor.subscriptions import Refusal, Subscriptions, bytes_a_day
+from pipeline.supervisor.resume import last_saved, subscribe
+from pipeline.supervisor.saved import FILE_NAME, SavedFile, on_wire, snapshot
+from pipeline.supervisor.subscriptions import Subscriptions
 from pipeline.uplink import Uplink
-from pipeline.wire import COMMANDS_SOCKET, CONTROL_SOCKET, STATUS_SOCKET, by_mode
+from pipeline.wire import COMMANDS_SOCKET, CONTROL_SOCKET, STATUS_SOCKET
 
 log = logging.getLogger(__name__)
 children_log = logging.getLogger(role.RELAYED)
@@ -50,9 +55,9 @@ WRITER_END_S = 1.5
 SIMULATOR_END_S = 1.5  # it closes its sockets first
 OWN_EVENTS_S = 0.5
 LAST_WORDS_S = 0.5
-REFUSALS_SHOWN = 10
 REQUEST_BYTES = 2**24  # of a request; what is larger is not even read
-BUSY_TICKS_PER_S = 4  # an instrument at busy times; about one otherwise
+UNREAD_ORDERS = 1000
+UNREAD_ANSWERS = 20  # for one client, before further ones are dropped: a whole status has a megabyte
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ class Supervisor:
         self._now = Calendar(config.storage.timezone).now
         self._subscriptions = Subscriptions(config.kite.max_connections, config.universe.overflow)
         self._background: set[asyncio.Task[None]] = set()
+        self._misheard = 0
         self._stop = asyncio.Event()
 
     def lock(self) -> None:
@@ -94,10 +100,12 @@ class Supervisor:
             )
 
     def _open_desk(self) -> None:
-        content = lambda: snapshot(self._subscriptions, self._config.universe, simulated=self._simulate)  # noqa: E731
+        content = lambda: snapshot(self._subscriptions, self._config, simulated=self._simulate)  # noqa: E731
         self._saved = SavedFile(self._config.runtime.run_dir / FILE_NAME, content)
         self._history = History(self._log_event, self._timestamp)
-        orders = Orders(f"{os.getpid()}-{time.time_ns()}", self._send_order)
+        last = last_saved(self._config, self._log_event, simulated=self._simulate)
+        orders = Orders(f"{os.getpid()}-{time.time_ns()}", self._send_order, on_wire(last) if last else None)
+        subscribe(self._subscriptions, None if self._fresh else last, self._config, self._history, self._timestamp())
         self._desk = Desk(
             self._subscriptions,
             orders,
@@ -106,6 +114,7 @@ class Supervisor:
             state=self._state,
             save=self._saved.save,
         )
+        self._guard = Guard(self._config, self._subscriptions, self._desk, self._children, self._log_event)
 
     async def run(self, duration_s: float | None) -> Summary:
         """Record until a signal, a `shutdown` request, or the end of `duration_s`."""
@@ -129,12 +138,14 @@ class Supervisor:
             on_commit=self._board.hear_commit,
         )
         self._children = Children(self._config, self._child_changed)
+        self._log_event("service_started", {"version": __version__, "simulated": self._simulate})
         self._open_desk()
         self._begin()
         tasks: list[asyncio.Task[Any]] = [
             asyncio.create_task(self._read_status(status)),
             asyncio.create_task(self._answer(control)),
             asyncio.create_task(uplink.read_commits()),
+            asyncio.create_task(self._watch()),
             asyncio.create_task(self._stop.wait()),
         ]
         renewing = asyncio.create_task(self._children.renew())
@@ -157,6 +168,7 @@ class Supervisor:
         bound: zmq.asyncio.Socket = context.socket(kind)
         if kind == zmq.ROUTER:
             bound.setsockopt(zmq.MAXMSGSIZE, REQUEST_BYTES)
+            bound.setsockopt(zmq.SNDHWM, UNREAD_ANSWERS if name == CONTROL_SOCKET else UNREAD_ORDERS)
             bound.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a restarted worker takes its predecessor's name at once
         bound.bind(role.endpoint(self._config.runtime.run_dir, name))
         return bound
@@ -165,8 +177,6 @@ class Supervisor:
 
     def _begin(self) -> None:
         config = self._config
-        started = self._timestamp()
-        self._log_event("service_started", {"version": __version__, "simulated": self._simulate})
         if self._simulate:
             if any(config.storage.data_dir.glob("market_data_*.jsonl")):
                 log.warning("simulated ticks go to %s, beside what is recorded there", config.storage.data_dir)
@@ -178,57 +188,13 @@ class Supervisor:
                 self._children.add(role.worker_role(connection_id), WORKER_MODULE, str(connection_id))
         workers = dict.fromkeys(map(role.worker_role, CONNECTIONS), WORKER_MODULE)
         self._children.end_unwanted(workers | {role.SIMULATOR: SIMULATOR_MODULE})
-        refusals = self._subscribe()
         self._desk.tell_workers()
-        self._tell_universe(refusals)
-        self._in_background(self._remember(started))
+        self._in_background(self._remember(self._now()))
 
-    async def _remember(self, started: str) -> None:
+    async def _remember(self, started: datetime) -> None:
         """Save what is subscribed, and learn what was asked for before this run."""
         await self._saved.save()
         self._history.recall(await asyncio.to_thread(logged, self._config.storage.data_dir, started))
-
-    def _subscribe(self) -> list[Refusal]:
-        """Subscribe what was subscribed last, or what the configuration wants; return what could not be."""
-        universe, now = self._config.universe, self._timestamp()
-        path = self._config.runtime.run_dir / FILE_NAME
-        try:
-            saved = None if self._fresh else read(path)
-        except DamagedError as error:
-            aside = set_aside(path)
-            log.error("%s is damaged (%s), kept as %s: going on with the configuration", path, error, aside)
-            self._log_event("subscriptions_damaged", {"file": str(path), "error": str(error), "kept_in": str(aside)})
-            saved = None
-        if saved and saved.simulated == self._simulate:
-            refusals = restore(self._subscriptions, saved, universe, now)
-            log.info("going on with what was subscribed last (%s); mds run --fresh forgets it", path)
-        else:
-            refusals = self._subscriptions.take_universe(universe, now)
-        fresh = {token: known.mode for token, known in self._subscriptions.all.items() if known.subscribed_at == now}
-        for tokens in by_mode(fresh).values():
-            self._history.done("subscribe", "universe", self._subscriptions.described(tokens))
-        return refusals
-
-    def _tell_universe(self, refusals: list[Refusal]) -> None:
-        """Say what is subscribed, what is not, and what it will cost on disk."""
-        by_reason: dict[str, list[int]] = {}
-        for refusal in refusals:
-            by_reason.setdefault(refusal.reason, []).append(refusal.token)
-        for reason, tokens in by_reason.items():
-            shown = ", ".join(map(str, tokens[:REFUSALS_SHOWN])) + (", ..." if len(tokens) > REFUSALS_SHOWN else "")
-            log.warning("universe: not subscribed (%d), %s: %s", len(tokens), reason, shown)
-            self._history.refused("subscribe", "universe", tokens, reason)
-        numbers = {c: len(self._subscriptions.of(c)) for c in CONNECTIONS}
-        counts = ", ".join(f"{number} on connection {c}" for c, number in numbers.items() if number)
-        quiet, busy = (bytes_a_day(self._subscriptions, rate) / 2**30 for rate in (1, BUSY_TICKS_PER_S))
-        log.info(
-            "recording %s to %s; a day takes about %.1f GB at one tick a second each, %.1f GB at %d",
-            counts or "nothing yet",
-            self._config.storage.data_dir,
-            quiet,
-            busy,
-            BUSY_TICKS_PER_S,
-        )
 
     def _add_simulator(self) -> None:
         simulator = self._config.simulator
@@ -259,26 +225,49 @@ class Supervisor:
     # What happens meanwhile.
 
     def _child_changed(self, child: Child) -> None:
-        if child.pid is None and child.state == "restarting":
-            self._log_event("process_died", {"process": child.role, "exit_code": child.exit_code})
+        if child.pid is None and child.state in ("restarting", "failed"):
+            fields = {"process": child.role, "exit_code": child.exit_code, "given_up": child.state == "failed"}
+            self._log_event("process_died", fields)
         elif child.pid is not None:
             self._log_event("process_started", {"process": child.role, "pid": child.pid})
+        self._guard.hear_child(child)
 
     def _log_event(self, event: str, fields: dict[str, Any]) -> None:
         self._uplink.log_event(event, {"connection_id": SUPERVISOR_ID, **fields})
 
     async def _read_status(self, status: zmq.asyncio.Socket) -> None:
         while True:
-            message = orjson.loads(await status.recv())
-            if message["type"] == "log":
-                children_log.info("%s", message["line"])
-                continue
-            child = self._children.all.get(message["role"])
-            if child is None or child.pid not in (None, message["pid"]):
-                continue  # the last words of a process that has been replaced; without a successor they count
-            self._board.hear(message, time.monotonic())
-            if message["type"] == "status" and "connection_id" in message:
-                self._desk.hear(message)
+            data = await status.recv()
+            try:
+                self._hear(orjson.loads(data))
+            except (ValueError, KeyError, TypeError) as error:  # of another version, or rubbish
+                if not self._misheard:
+                    log.error("a process says what cannot be understood (%r): %.200r", error, data)
+                self._misheard += 1
+
+    def _hear(self, message: dict[str, Any]) -> None:
+        if message["type"] == "log":
+            children_log.info("%s", message["line"])
+            return
+        child = self._children.all.get(message["role"])
+        if child is None or child.pid not in (None, message["pid"]):
+            return  # the last words of a process that has been replaced; without a successor they count
+        self._board.hear(message, time.monotonic())
+        if message["type"] == "status" and "connection_id" in message:
+            self._desk.hear(message)
+        self._guard.hear_status(message)
+
+    async def _watch(self) -> None:
+        token_file = TokenFile(self._config.token_file)
+        while not self._stop.is_set():
+            self._guard.check()
+            token = token_file.poll()
+            if token is not None:  # the workers look for themselves; those that are started from now on get it
+                hide(token)
+                self._config = self._config.model_copy(update={"access_token": SecretStr(token)})
+                self._children.use(self._config)
+            await asyncio.sleep(CHECK_S)
+        await asyncio.Event().wait()  # what ends now is meant to
 
     def _send_order(self, connection_id: int, order: bytes) -> None:
         """Send at once, or not at all: who is just being restarted asks for it when it is back."""
@@ -309,29 +298,26 @@ class Supervisor:
     def _timestamp(self) -> str:
         return self._now().isoformat(timespec="microseconds")
 
-    def _methods(self) -> dict[str, Method]:
-        def status(_: NoParams) -> Status:
-            return self._board.status(
-                self._children.all,
-                os.getpid(),
-                time.monotonic(),
-                subscription_requests=self._history.count,
-            )
+    def _view(self) -> View:
+        return self._board.view(
+            self._children.all, os.getpid(), time.monotonic(), subscription_requests=self._history.count
+        )
 
+    def _methods(self) -> dict[str, Method]:
         def part(name: str) -> Method:
-            return Method(NoParams, lambda params: getattr(status(params), name))
+            return Method(NoParams, lambda _: getattr(self._view(), name))
 
         async def restart(params: RestartParams) -> Restarted:
+            self._guard.hear_end(params.role)
             return Restarted(role=params.role, pid=await self._children.restart(params.role))
 
         def shutdown(_: NoParams) -> dict[str, bool]:
             self._stop.set()
             return {"ending": True}
 
-        parts = ("health", "connections", "instruments", "storage", "metrics", "processes")
+        parts = ("status", "health", "connections", "instruments", "storage", "metrics", "processes")
         return {
             **self._desk.methods,
-            "status": Method(NoParams, status),
             **{name: part(name) for name in parts},
             "restart": Method(RestartParams, restart),
             "shutdown": Method(NoParams, shutdown),

@@ -101,7 +101,7 @@ def test_a_full_file_system_of_the_spool_refuses_frames_aloud(kite: Kite, new_se
 
 def overfill_spools(kite: Kite, service: Service) -> None:
     """Freeze the writer until frames are refused, let it go on, and check what is stored and said."""
-    kite.load(20_000, frame=50)
+    kite.load(60_000, frame=200)  # the spools are full before the writer counts as hung, and is killed
     service.start()
     service.wait_for(lambda s: s["metrics"]["total_ticks_stored"] > 1000, "ticks are stored")
     service.send("writer", signal.SIGSTOP)

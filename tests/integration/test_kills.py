@@ -16,6 +16,11 @@ TOKENS = {1: PRIMARY[0], 2: SECONDARY[0]}
 UNIVERSE = {"primary": PRIMARY, "secondary": SECONDARY}
 
 
+def without_spare(kite: Kite, new_service: NewService) -> Service:
+    """Return a service in which nobody takes over, so that each connection's own recovery shows."""
+    return new_service(universe=UNIVERSE, kite={"ws_url": kite.url, "max_connections": 2})
+
+
 def sent_ids(kite: Kite, connection_id: int) -> list[list[int]]:
     """Return the ids sent on each of a connection's sockets, oldest first; sockets without ticks left out."""
     ids = [kite.ids(connection["number"]) for connection in kite.of(TOKENS[connection_id])]
@@ -54,7 +59,7 @@ def test_killing_the_writer_loses_nothing(kite: Kite, new_service: NewService):
     """20,000 ticks/s, the writer killed ten times: every tick that was sent is stored once, in order."""
     chance = random.Random(2)
     kills = round(10 * SCALE)
-    service = new_service(universe=UNIVERSE)
+    service = without_spare(kite, new_service)
     kite.load(20_000, frame=25)
     service.start()
     service.wait_for(lambda s: s["metrics"]["total_ticks_stored"], "ticks are stored")
@@ -79,7 +84,7 @@ def test_killing_a_worker_loses_nothing_that_it_had_spooled(kite: Kite, new_serv
     """Each epoch of worker 1 is stored as the unbroken beginning of what its socket was sent; each kill is a gap."""
     chance = random.Random(3)
     kills = round(4 * SCALE)
-    service = new_service(universe=UNIVERSE)
+    service = without_spare(kite, new_service)
     kite.load(10_000, frame=10)
     service.start()
     for kill in range(kills):
@@ -106,7 +111,7 @@ def test_killing_a_worker_loses_nothing_that_it_had_spooled(kite: Kite, new_serv
 def test_killing_anything_at_random_loses_nothing(kite: Kite, new_service: NewService):
     """Writer, workers and supervisor: what was spooled is stored once; a new `mds run` adopts what is running."""
     chance = random.Random(4)
-    service = new_service(universe=UNIVERSE)
+    service = without_spare(kite, new_service)
     kite.load(5000, frame=5)
     service.start()
     roles = ["writer", "worker-1", "worker-2", "supervisor"]
@@ -114,6 +119,8 @@ def test_killing_anything_at_random_loses_nothing(kite: Kite, new_service: NewSe
         service.wait_for(lambda s: s["storage"]["state"] == "recording", "the service answers")
         wait_for_more(service, 300)
         pause_at_random(chance, 0.4)
+        if role == "supervisor":
+            until(lambda: all(map(service.pid, roles)), "all are back")
         service.kill(role)
         if role == "supervisor":
             wait_for_more(service, 1000)  # recording goes on without it
@@ -133,7 +140,7 @@ def test_killing_anything_at_random_loses_nothing(kite: Kite, new_service: NewSe
 
 def test_what_a_stopped_writer_did_not_take_stays_in_the_spool(kite: Kite, new_service: NewService):
     """A stop while the writer is frozen: exit 1 within ten seconds, the rest is counted, and the next run stores it."""
-    service = new_service(universe=UNIVERSE)
+    service = without_spare(kite, new_service)
     kite.load(2000, frame=5)
     service.start()
     service.wait_for(lambda s: s["metrics"]["total_ticks_stored"] > 1000, "ticks are stored")
@@ -160,7 +167,7 @@ def test_what_a_stopped_writer_did_not_take_stays_in_the_spool(kite: Kite, new_s
 
 def test_what_a_worker_kill_interrupts_is_one_gap_whatever_the_order(kite: Kite, new_service: NewService):
     """Killed while the writer is frozen: what was spooled by two epochs is stored in their order, with one gap."""
-    service = new_service(universe=UNIVERSE)
+    service = without_spare(kite, new_service)
     kite.load(2000, frame=5)
     service.start()
     service.wait_for(lambda s: s["metrics"]["total_ticks_stored"] > 1000, "ticks are stored")
