@@ -78,9 +78,10 @@ class Orders:
         worker.heard, worker.is_live = status["version"], status["state"] == "live"
         worker.unsent, worker.unseen = frozenset(status["unsent"]), frozenset(status["unseen"])
         worker.covered_ns = status["covered_ns"]
+        now_s = self._clock()
         if worker.heard == worker.version:
             worker.unheard_since_s, worker.had, worker.relieved = None, worker.told, {}
-        elif status["lost_order"] or self._clock() - (worker.unheard_since_s or self._clock()) > AGAIN_S:
+        elif status["lost_order"] or (worker.unheard_since_s is not None and now_s - worker.unheard_since_s > AGAIN_S):
             self._tell_all(connection_id, wanted)
 
     def version(self, connection_id: int) -> int:
@@ -109,7 +110,8 @@ class Orders:
         self._workers[connection_id].relieved.update(dict.fromkeys(tokens, self._workers[by].covered_ns))
 
     def _tell_all(self, connection_id: int, wanted: Instruments) -> None:
-        self._workers[connection_id].versions = {}
+        worker = self._workers[connection_id]
+        worker.versions, worker.unheard_since_s = {}, None
         self._tell(connection_id, wanted, wanted, [], after=0)
 
     def _tell(
