@@ -9,7 +9,8 @@ from pipeline.config import Mode, Token
 MAX_TOKENS = 20_000  # in one request; more than can be subscribed, so that the answer can say by how much
 KEPT_CHANGES = 1000  # that `history` can tell of
 
-ConnectionId = Literal[1, 2, 3]
+ConnectionId = Annotated[int, Field(strict=True, ge=1, le=3)]
+HomeId = Annotated[int, Field(strict=True, ge=1, le=2)]  # of a connection that the spare can stand in for
 Tokens = Annotated[list[Token], Field(min_length=1, max_length=MAX_TOKENS)]
 Action = Literal["subscribe", "unsubscribe", "set_mode", "mirror", "unmirror", "failover", "failback"]
 By = Literal["cli", "client", "universe", "failover"]
@@ -24,6 +25,8 @@ class NoParams(_Model):
 
 
 class _ChangeParams(_Model):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
     by: Literal["cli", "client"] = "client"  # who asks, for the history
 
 
@@ -63,13 +66,13 @@ class MirrorParams(_ChangeParams):
 class FailoverParams(_ChangeParams):
     """Let the spare carry what a connection has."""
 
-    connection_id: Literal[1, 2]
+    connection_id: HomeId
 
 
 class FailbackParams(_ChangeParams):
     """Give back what the spare carries; None: all of it."""
 
-    connection_id: Literal[1, 2] | None = None
+    connection_id: HomeId | None = None
 
 
 class RestartParams(_Model):
@@ -81,7 +84,7 @@ class RestartParams(_Model):
 class HistoryParams(_Model):
     """The latest changes."""
 
-    limit: int = Field(default=100, ge=1, le=KEPT_CHANGES)
+    limit: int = Field(default=100, strict=True, ge=1, le=KEPT_CHANGES)
 
 
 class Pending(_Model):

@@ -87,10 +87,10 @@ class Uplink:
         except SpoolFullError as error:
             log.error("%s: the next start cannot tell since when nothing was recorded", error)
 
-    def log_event(self, event: str, fields: Mapping[str, Any]) -> None:
+    def log_event(self, event: str, fields: Mapping[str, Any], happened_ns: int | None = None) -> None:
         """Number an event and hand it on like a tick. Without room for it, it is kept until there is."""
         self._retry_events()
-        happened_ns = self.clock.now_ns()
+        happened_ns = happened_ns or self.clock.now_ns()
         if self._held_back or not self._append_event(event, fields, happened_ns):
             if not self._held_back:
                 log.error("no room for the event %r: it and what follows are kept until there is", event)

@@ -401,21 +401,24 @@ async def test_a_broken_length_ends_the_socket(feed):
 
 @on_loop
 async def test_subscribes_in_batches(feed):
-    """Each batch is a subscribe and the mode for the same tokens, at most `batch_size` of them, of one mode."""
+    """Each batch is a subscribe and the mode for the same tokens, at most `batch_size` of them, of one mode.
+
+    The latest comes first.
+    """
     wanted = {"1": "quote", "2": "full", "3": "full", "4": "ltp", "5": "full"}
     async with KiteServer() as server:
         await feed.begin(server.url, wanted, batch_size=2)
         await feed.confirmed(wanted)
         await until(lambda: len(server.peers[0].requests) == 8, "eight requests")
         assert server.peers[0].requests == [
-            {"a": "subscribe", "v": [1]},
-            {"a": "mode", "v": ["quote", [1]]},
-            {"a": "subscribe", "v": [2, 3]},
-            {"a": "mode", "v": ["full", [2, 3]]},
+            {"a": "subscribe", "v": [3, 5]},
+            {"a": "mode", "v": ["full", [3, 5]]},
             {"a": "subscribe", "v": [4]},
             {"a": "mode", "v": ["ltp", [4]]},
-            {"a": "subscribe", "v": [5]},
-            {"a": "mode", "v": ["full", [5]]},
+            {"a": "subscribe", "v": [2]},
+            {"a": "mode", "v": ["full", [2]]},
+            {"a": "subscribe", "v": [1]},
+            {"a": "mode", "v": ["quote", [1]]},
         ]
 
 

@@ -199,9 +199,9 @@ def test_one_instrument_does_not_wait_for_another(house):
     assert house.worker.send()
     house.worker.tick()
     house.deliver(wanted)
-    assert house.covered() == {1, 2}
-    assert house.orders.is_sent(1, 1, [1, 2])
-    assert not house.orders.is_sent(1, 1, [2, 3])
+    assert house.covered() == {7, 8}
+    assert house.orders.is_sent(1, 1, [7, 8])
+    assert not house.orders.is_sent(1, 1, [6, 7])
 
 
 def test_a_successor_learns_what_its_predecessor_had(house):

@@ -113,7 +113,8 @@ class Batch:
 def next_batch(confirmed: Mapping[int, Mode], wanted: Mapping[int, Mode], batch_size: int) -> Batch | None:
     """Return what to send next so that `confirmed` becomes `wanted`, None when it is.
 
-    What is to go comes first, which keeps the connection under Kite's limit; then what is new; then changes of mode.
+    What is to go comes first, which keeps the connection under Kite's limit; then what is new, the latest first, so
+    that a small request does not wait for a large one before it; then changes of mode.
     """
     if gone := tuple(islice((token for token in confirmed if token not in wanted), batch_size)):
         return Batch("unsubscribe", gone)
@@ -122,9 +123,9 @@ def next_batch(confirmed: Mapping[int, Mode], wanted: Mapping[int, Mode], batch_
         ("mode", [token for token, mode in wanted.items() if confirmed.get(token, mode) != mode]),
     ):
         if due:
-            mode = wanted[due[0]]
-            same = islice((token for token in due if wanted[token] == mode), batch_size)
-            return Batch("subscribe" if action == "subscribe" else "mode", tuple(same), mode)
+            mode = wanted[due[-1]]
+            same = list(islice((token for token in reversed(due) if wanted[token] == mode), batch_size))
+            return Batch("subscribe" if action == "subscribe" else "mode", tuple(reversed(same)), mode)
     return None
 
 

@@ -44,7 +44,7 @@ class Guard:
         subscriptions: Subscriptions,
         desk: Desk,
         children: Children,
-        log_event: Callable[[str, dict[str, Any]], None],
+        log_event: Callable[[str, dict[str, Any]], str],
     ) -> None:
         self._subscriptions = subscriptions
         self._desk = desk

@@ -1,14 +1,12 @@
 """The changes that were asked for: the latest in memory, all in the event log as `request` events."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
-from datetime import datetime
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import orjson
-from pydantic import ValidationError
 
 from pipeline.config import Mode
 from pipeline.requests import KEPT_CHANGES, Action, By, HistoryEntry
@@ -24,11 +22,10 @@ _FIELDS = tuple(HistoryEntry.model_fields)
 
 
 class History:
-    """`log_event` gets the fields of each change, `clock` returns the time as a timestamp."""
+    """`log_event` gets the name and the fields of each change, and returns its timestamp."""
 
-    def __init__(self, log_event: Callable[[str, dict[str, Any]], None], clock: Callable[[], str]) -> None:
+    def __init__(self, log_event: Callable[[str, dict[str, Any]], str]) -> None:
         self._log_event = log_event
-        self._clock = clock
         self._entries: deque[HistoryEntry] = deque()
         self._tokens = 0  # in all of them
 
@@ -69,27 +66,28 @@ class History:
             self._tokens -= len(self._entries.popleft().instruments)
 
     def _add(self, **fields: Any) -> None:
-        entry = HistoryEntry(timestamp=self._clock(), **fields)
+        known = {name: value for name, value in fields.items() if value or name == "instruments"}
+        entry = HistoryEntry(timestamp=self._log_event(EVENT, known), **known)
         self._entries.append(entry)
         self._tokens += len(entry.instruments)
         self._forget()
-        self._log_event(EVENT, entry.model_dump(exclude={"timestamp"}, exclude_defaults=True))
 
 
-def logged(data_dir: Path, before: datetime) -> list[HistoryEntry]:
-    """Return the changes before a time that the latest event files tell of, oldest first."""
+def logged(data_dir: Path, but_epoch: int) -> list[HistoryEntry]:
+    """Return the changes that the latest event files tell of, oldest first, those of one epoch left out."""
     entries: deque[HistoryEntry] = deque(maxlen=KEPT_CHANGES)
     for path in event_files(data_dir)[-FILES_READ:]:
         for block in read_blocks(path, path.stat().st_size):
             if isinstance(block, Block):
-                entries.extend(filter(None, map(_entry, (line for line in block.lines if _MARK in line))))
-    return [entry for entry in entries if datetime.fromisoformat(entry.timestamp) < before]
+                entries.extend(_entries((line for line in block.lines if _MARK in line), but_epoch))
+    return list(entries)
 
 
-def _entry(line: bytes) -> HistoryEntry | None:
-    try:
-        event: Mapping[str, Any] = orjson.loads(line)
-        datetime.fromisoformat(event["timestamp"])
-        return HistoryEntry.model_validate({name: event[name] for name in _FIELDS if name in event})
-    except (ValueError, ValidationError, TypeError, KeyError):
-        return None
+def _entries(lines: Iterable[bytes], but_epoch: int) -> Iterator[HistoryEntry]:
+    for line in lines:
+        try:
+            event: Mapping[str, Any] = orjson.loads(line)
+            if event["event"] == EVENT and event["epoch"] != but_epoch:
+                yield HistoryEntry.model_validate({name: event[name] for name in _FIELDS if name in event})
+        except (ValueError, TypeError, KeyError):
+            continue

@@ -17,7 +17,7 @@ REFUSALS_SHOWN = 10
 BUSY_TICKS_PER_S = 4  # an instrument at busy times; about one otherwise
 
 
-def last_saved(config: Config, log_event: Callable[[str, dict[str, Any]], None], *, simulated: bool) -> Saved | None:
+def last_saved(config: Config, log_event: Callable[[str, dict[str, Any]], str], *, simulated: bool) -> Saved | None:
     """Return what the last run of this kind had saved; a file that cannot be read is set aside and reported."""
     path = config.runtime.run_dir / FILE_NAME
     try:

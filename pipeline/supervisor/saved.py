@@ -21,7 +21,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.config import Config, Mode, Token, Universe
 from pipeline.durable import replace_durably
-from pipeline.requests import ConnectionId
+from pipeline.requests import ConnectionId, HomeId
 from pipeline.supervisor.subscriptions import PRIMARY, TERTIARY, Refusal, Subscriptions
 from pipeline.wire import by_mode
 
@@ -51,8 +51,8 @@ class Saved(_Model):
     max_connections: int
     universe: dict[Mode, list[Token]]
     mirror: bool
-    failed_over: list[Literal[1, 2]]
-    by_hand: list[Literal[1, 2]]
+    failed_over: list[HomeId]
+    by_hand: list[HomeId]
     subscribed: list[Group]
     leaving: list[Group]
 

@@ -73,6 +73,7 @@ class Subscriptions:
         self._max_connections = max_connections
         self._overflow = overflow
         self._homes: dict[int, Instruments] = {c: {} for c in CONNECTIONS}
+        self._on_wire: dict[int, Instruments] = {c: {} for c in CONNECTIONS}  # what was wanted at last
         self._carried: dict[int, Instruments] = {c: {} for c in CONNECTIONS}  # for homes that have failed over
         self._carriers: dict[int, int] = {}  # token -> connection, of those
 
@@ -109,12 +110,19 @@ class Subscriptions:
         return dict(islice(self._assigned(connection_id), MAX_INSTRUMENTS))
 
     def wanted(self, connection_id: int) -> Instruments:
-        """Return what this connection should have on the wire now, never more than Kite's limit."""
-        leaving = self.leaving[connection_id]
-        if not leaving:
-            return self.of(connection_id)
-        new = ((t, mode) for t, mode in self._assigned(connection_id) if t not in leaving)
-        return leaving | dict(islice(new, max(MAX_INSTRUMENTS - len(leaving), 0)))
+        """Return what this connection should have on the wire now, never more than Kite's limit.
+
+        Where something has to leave first, what was wanted before comes before what is new.
+        """
+        leaving, assigned = self.leaving[connection_id], self.of(connection_id)
+        wanted = leaving | assigned
+        if len(wanted) > MAX_INSTRUMENTS:
+            before = self._on_wire[connection_id]
+            arriving = [token for token in assigned if token not in leaving]
+            order = chain(leaving, sorted(arriving, key=lambda token: token not in before))
+            wanted = {token: wanted[token] for token in islice(order, MAX_INSTRUMENTS)}
+        self._on_wire[connection_id] = wanted
+        return wanted
 
     def is_held_back(self, connection_id: int) -> bool:
         """Tell whether something has to leave this connection before all that is assigned to it finds room."""

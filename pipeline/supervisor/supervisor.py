@@ -13,7 +13,6 @@ import signal
 import time
 from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, cast
 
 import orjson
@@ -55,7 +54,7 @@ WRITER_END_S = 1.5
 SIMULATOR_END_S = 1.5  # it closes its sockets first
 OWN_EVENTS_S = 0.5
 LAST_WORDS_S = 0.5
-REQUEST_BYTES = 2**24  # of a request; what is larger is not even read
+REQUEST_BYTES = 2**21  # of a request, which with the most tokens has a tenth of it; what is larger is not even read
 UNREAD_ORDERS = 1000
 UNREAD_ANSWERS = 20  # for one client, before further ones are dropped: a whole status has a megabyte
 
@@ -102,7 +101,7 @@ class Supervisor:
     def _open_desk(self) -> None:
         content = lambda: snapshot(self._subscriptions, self._config, simulated=self._simulate)  # noqa: E731
         self._saved = SavedFile(self._config.runtime.run_dir / FILE_NAME, content)
-        self._history = History(self._log_event, self._timestamp)
+        self._history = History(self._log_event)
         last = last_saved(self._config, self._log_event, simulated=self._simulate)
         orders = Orders(f"{os.getpid()}-{time.time_ns()}", self._send_order, on_wire(last) if last else None)
         subscribe(self._subscriptions, None if self._fresh else last, self._config, self._history, self._timestamp())
@@ -189,12 +188,13 @@ class Supervisor:
         workers = dict.fromkeys(map(role.worker_role, CONNECTIONS), WORKER_MODULE)
         self._children.end_unwanted(workers | {role.SIMULATOR: SIMULATOR_MODULE})
         self._desk.tell_workers()
-        self._in_background(self._remember(self._now()))
+        self._in_background(self._remember())
 
-    async def _remember(self, started: datetime) -> None:
+    async def _remember(self) -> None:
         """Save what is subscribed, and learn what was asked for before this run."""
         await self._saved.save()
-        self._history.recall(await asyncio.to_thread(logged, self._config.storage.data_dir, started))
+        earlier = await asyncio.to_thread(logged, self._config.storage.data_dir, self._uplink.epoch)
+        self._history.recall(earlier)
 
     def _add_simulator(self) -> None:
         simulator = self._config.simulator
@@ -232,8 +232,11 @@ class Supervisor:
             self._log_event("process_started", {"process": child.role, "pid": child.pid})
         self._guard.hear_child(child)
 
-    def _log_event(self, event: str, fields: dict[str, Any]) -> None:
-        self._uplink.log_event(event, {"connection_id": SUPERVISOR_ID, **fields})
+    def _log_event(self, event: str, fields: dict[str, Any]) -> str:
+        """Log an event; return its time."""
+        now_ns = self._uplink.clock.now_ns()
+        self._uplink.log_event(event, {"connection_id": SUPERVISOR_ID, **fields}, now_ns)
+        return self._uplink.calendar.timestamp(now_ns)
 
     async def _read_status(self, status: zmq.asyncio.Socket) -> None:
         while True:

@@ -11,6 +11,8 @@ from typing import Any
 
 from kiteconnect import KiteTicker
 
+from tests.integration.service import pairs, until
+
 ROOT = Path(__file__).parents[2]
 ID_OFFSETS = {8: 4, 28: 8, 32: 8, 44: 16, 184: 16}  # in a packet, by its length
 DIVISORS = {3: 10_000_000, 6: 10_000, 12: 10_000}  # of prices, by segment; 100 for the rest
@@ -58,6 +60,15 @@ class Kite:
     def of(self, token: int) -> list[dict[str, Any]]:
         """Return the connections that were subscribed to this token, oldest first."""
         return [c for c in self.connections() if str(token) in c["modes"]]
+
+    def on_the_wire(self) -> list[dict[str, str]]:
+        """Return what each open connection has: modes by token, in no order of connections."""
+        return sorted((c["modes"] for c in self.connections() if c["open"]), key=pairs)
+
+    def until_on_the_wire(self, *connections: dict[int, str]) -> None:
+        """Wait until exactly these connections are open, each with exactly these instruments in these modes."""
+        wanted = sorted(({str(token): mode for token, mode in modes.items()} for modes in connections), key=pairs)
+        until(lambda: self.on_the_wire() == wanted, f"the server has {str(wanted)[:500]}")
 
     def sent(self, *tokens: int) -> int:
         """Return how many ticks went to connections with any of these tokens; to all, without."""

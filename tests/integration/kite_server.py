@@ -9,13 +9,19 @@ command, a JSON object with `do`, and is answered by one line of JSON. It ends w
                                        `limit` ticks, `frame` in a frame; the tokens `ltp` tick in ltp mode unasked
     pause                              stop sending
     report                             answer with all connections; what was sent is then in their files
+    spans                              the same, with `spans` of each connection: token and Unix ns from when until when
+                                       (null: now) it was subscribed there and not mute
     raw     connection, frames         send binary messages, hex
     text    connection, messages       send text messages, hex
     abort   connection                 reset the TCP connection
     refuse  statuses                   answer the next clients with these HTTP statuses
+    bar     how, only, but, unless     turn clients away until the next `bar`; `how` is an HTTP status, "reset", "hang"
+                                       (never answer) or null (nobody); all but the processes `but`, or `only` these;
+                                       not those that have `unless` in their path
+    mute    connection                 send nothing more, and keep it open
 
 A report tells under `uncovered` which instruments were no longer on any open connection at some moment, each time anew,
-and under `requests` of each connection what was asked on it: action and number of instruments.
+and under `most` of each connection how many it has had at once.
 
 Every packet carries an id: the connection's number and a running count, in volume_traded where the packet has it, in
 the day's high of an index, in the last price of an ltp packet. All frames with packets that were handed to the socket
@@ -29,7 +35,7 @@ import random
 import struct
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +85,10 @@ class Connection:
         self.number = number
         self.socket = socket
         self.modes: dict[int, str] = {}
-        self.requests: list[tuple[str, int]] = []  # action, instruments
+        self.most = 0  # instruments at once
+        self.is_mute = False
+        self.since_ns: dict[int, int] = {}  # token -> when it was subscribed, while it is sent
+        self.spans: list[tuple[int, int, int | None]] = []  # that are over
         self.ticks = 0
         self.file = (folder / f"{number}.frames").open("wb")
         self._packets: dict[tuple[int, str], bytearray] = {}
@@ -90,14 +99,21 @@ class Connection:
         async for message in self.socket:
             request = json.loads(message)
             action, value = request["a"], request["v"]
-            self.requests.append((action, len(value[1] if action == "mode" else value)))
             if action == "subscribe":
                 self.modes |= {token: "quote" for token in value if type(token) is int and token not in self.modes}
+                self.since_ns = dict.fromkeys(self.modes, time.time_ns()) | self.since_ns
             elif action == "unsubscribe":
+                self.end_spans(value)
                 on_dropped([token for token in value if self.modes.pop(token, None)])
             elif action == "mode":
                 self.modes |= {token: value[0] for token in value[1] if token in self.modes}
+            self.most = max(self.most, len(self.modes))
             self._next = None
+
+    def end_spans(self, tokens: Iterable[int]) -> None:
+        """Write down that these are sent no longer."""
+        ended = [token for token in tokens if token in self.since_ns]
+        self.spans += [(token, self.since_ns.pop(token), time.time_ns()) for token in ended]
 
     async def serve_ticks(self, load: dict[str, Any]) -> None:
         """Send what `load` asks for, and heartbeats where there is nothing, for ever."""
@@ -105,6 +121,8 @@ class Connection:
         due = 0.0
         while True:
             await asyncio.sleep(TURN_S)
+            if self.is_mute:
+                continue
             now_s = time.monotonic()
             rate, size = load.get("rate", 0), load.get("frame", 1)
             if rate and self.modes:
@@ -149,13 +167,30 @@ class Server:
         self.refused = 0
         self.uncovered: list[int] = []
         self.load: dict[str, Any] = {}
+        self.bar: dict[str, Any] = {"how": None}
+        self.bar_changed = asyncio.Event()
 
-    def admit(self, connection: ServerConnection, _: Request) -> Response | None:
+    async def admit(self, connection: ServerConnection, request: Request) -> Response | None:
         """Refuse a client where that was asked for."""
+        how = self.bar["how"]
+        if how is not None and self._is_barred(connection, request.path):
+            self.refused += 1
+            if how == "hang":
+                await self.bar_changed.wait()
+            if how in ("hang", "reset"):
+                connection.transport.abort()
+                how = 503  # nobody will read it
+            return connection.respond(how, f"{request.path} as asked for\n")
         if self.refusals:
             self.refused += 1
             return connection.respond(self.refusals.pop(0), "as asked for\n")
         return None
+
+    def _is_barred(self, connection: ServerConnection, path: str) -> bool:
+        port = connection.remote_address[1]
+        spared = any(_owns(pid, port) for pid in self.bar.get("but", []))
+        meant = "only" not in self.bar or any(_owns(pid, port) for pid in self.bar["only"])
+        return meant and not spared and ("unless" not in self.bar or self.bar["unless"] not in path)
 
     async def serve(self, socket: ServerConnection) -> None:
         """Serve one client until it is gone."""
@@ -167,6 +202,7 @@ class Server:
         except ConnectionClosed:
             pass
         finally:
+            connection.end_spans(list(connection.modes))
             self._dropped(list(connection.modes))
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
@@ -175,28 +211,41 @@ class Server:
     async def obey(self, command: dict[str, Any]) -> dict[str, Any]:
         """Carry out one command."""
         what = command["do"]
-        chosen = self.connections[command["connection"] - 1] if "connection" in command else None
-        if what == "load":
+        if "connection" in command:
+            await self._obey_on(self.connections[command["connection"] - 1], command)
+        elif what == "load":
             self.load.update({"ltp": [], "limit": 2**ID_BITS - 1, "frame": 1} | command)
         elif what == "pause":
             self.load["rate"] = 0
         elif what == "refuse":
             self.refusals = command["statuses"]
-        elif chosen and what == "raw":
+        elif what == "bar":
+            self.bar, changed, self.bar_changed = command, self.bar_changed, asyncio.Event()
+            changed.set()
+        return self.report(with_spans=what == "spans")
+
+    async def _obey_on(self, chosen: Connection, command: dict[str, Any]) -> None:
+        what = command["do"]
+        if what == "raw":
             for frame in command["frames"]:
                 await chosen.send(bytes.fromhex(frame))
-        elif chosen and what == "text":
+        elif what == "text":
             for message in command["messages"]:
                 await chosen.socket.send(bytes.fromhex(message), text=True)
-        elif chosen and what == "abort":
+        elif what == "abort":
             chosen.socket.transport.abort()
-        return self.report()
+        elif what == "mute":
+            chosen.is_mute = True
+            chosen.end_spans(list(chosen.modes))
 
-    def report(self) -> dict[str, Any]:
+    def report(self, *, with_spans: bool = False) -> dict[str, Any]:
         """Return what there is, with the files written as far."""
         for connection in self.connections:
             connection.file.flush()
         connections = [self._about(connection) for connection in self.connections]
+        if with_spans:
+            for about, connection in zip(connections, self.connections, strict=True):
+                about["spans"] = [*connection.spans, *((t, since, None) for t, since in connection.since_ns.items())]
         return {"refused": self.refused, "uncovered": self.uncovered, "connections": connections}
 
     def _dropped(self, tokens: list[int]) -> None:
@@ -212,11 +261,25 @@ class Server:
             "number": connection.number,
             "open": connection.socket.state is State.OPEN,
             "modes": {str(token): mode for token, mode in connection.modes.items()},
-            "requests": connection.requests,
+            "most": connection.most,
             "ticks": connection.ticks,
             "path": request.path,
             "version": request.headers.get("X-Kite-Version"),
         }
+
+
+def _owns(pid: int, port: int) -> bool:
+    """Tell whether a process has the socket with this local port."""
+    rows = [line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:]]
+    inodes = {f"socket:[{row[9]}]" for row in rows if row[1].endswith(f":{port:04X}")}
+    return any(_link(fd) in inodes for fd in Path(f"/proc/{pid}/fd").glob("*"))
+
+
+def _link(fd: Path) -> str:
+    try:
+        return str(fd.readlink())
+    except OSError:  # closed meanwhile
+        return ""
 
 
 async def main() -> None:

@@ -68,13 +68,18 @@ class Service:
         self.runs.append(run)
         return run
 
-    def mds(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def give(self, **variables: str) -> None:
+        """Set environment variables for what is started from now on."""
+        self._environment |= variables
+
+    def mds(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run another command to its end."""
         return subprocess.run(
             [MDS, *arguments],
             check=False,
             cwd=self.folder,
             env=self._environment,
+            input=stdin,
             capture_output=True,
             text=True,
             timeout=DEADLINE_S,
