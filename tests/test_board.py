@@ -25,7 +25,8 @@ class Service:
     def __init__(self, primary: Iterable[int] = (1, 2), secondary: Iterable[int] = (3,)) -> None:
         self.now_s = 100.0
         self.children = {
-            name: Child(name, (), Restarts(is_writer=name == "writer"), "running", pid=pid) for name, pid in PIDS.items()
+            name: Child(name, (), Restarts(is_writer=name == "writer"), "running", pid=pid)
+            for name, pid in PIDS.items()
         }
         self.subscriptions = Subscriptions(3)
         now = self.clock().isoformat(timespec="microseconds")

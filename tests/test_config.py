@@ -7,8 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from pipeline.config import CHILD_VARIABLE, MAX_INSTRUMENTS, Config, from_child, load
+from pipeline.credentials import TokenFile
 from pipeline.errors import ConfigError
 
 DEADLINE_S = 20
@@ -37,6 +39,7 @@ def folder(tmp_path, monkeypatch):
     for variable in list(os.environ):
         if variable.startswith(("MDS_", "KITE_")):
             monkeypatch.delenv(variable)
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "config"))
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -66,6 +69,7 @@ def test_every_documented_key_is_read(folder):
         ("MDS_KITE__WS_URL", "ws://127.0.0.1:9", lambda c: c.kite.ws_url == "ws://127.0.0.1:9"),
         ("MDS_KITE__API_URL", "http://127.0.0.1:9", lambda c: c.kite.api_url == "http://127.0.0.1:9"),
         ("MDS_KITE__MAX_CONNECTIONS", "1", lambda c: c.kite.max_connections == 1),
+        ("MDS_KITE__ACCESS_TOKEN_FILE", "/a/token", lambda c: c.token_file == Path("/a/token")),
         ("MDS_STORAGE__DATA_DIR", "elsewhere", lambda c: c.storage.data_dir == Path("elsewhere")),
         ("MDS_STORAGE__TIMEZONE", "UTC", lambda c: c.storage.timezone == "UTC"),
         ("MDS_STORAGE__COMMIT_INTERVAL_MS", "0", lambda c: c.storage.commit_interval_ms == 0),
@@ -74,6 +78,7 @@ def test_every_documented_key_is_read(folder):
         ("MDS_RUNTIME__RUN_DIR", "/somewhere", lambda c: c.runtime.run_dir == Path("/somewhere")),
         ("MDS_UNIVERSE__PRIMARY", "[1, 2]", lambda c: c.universe.primary == (1, 2)),
         ("MDS_UNIVERSE__SECONDARY", "[]", lambda c: c.universe.secondary == ()),
+        ("MDS_UNIVERSE__OVERFLOW", "spill", lambda c: c.universe.overflow == "spill"),
         ("KITE_API_KEY", "k", lambda c: c.api_key.get_secret_value() == "k"),
         ("KITE_ACCESS_TOKEN", "t", lambda c: c.access_token.get_secret_value() == "t"),
     ],
@@ -122,6 +127,8 @@ WRONG_FILES = {
     "no host": ("[kite]\napi_url = 'https://'", r"kite\.api_url: must be a http or https URL with a host"),
     "port": ("[kite]\nws_url = 'ws://h:99999'", r"kite\.ws_url: must be a ws or wss URL"),
     "no URL": ("[kite]\nws_url = ''", r"kite\.ws_url: must be a ws or wss URL"),
+    "token file without a name": ("[kite]\naccess_token_file = ''", r"kite\.access_token_file: names no file"),
+    "token file that is a number": ("[kite]\naccess_token_file = 5", r"mds\.toml: kite\.access_token_file: "),
     "one token": ("[universe]\nprimary = 408065", r"mds\.toml: universe\.primary: "),
     "token 0": ("[universe]\nprimary = [1, 0]", r"mds\.toml: universe\.primary\.1: .*greater than 0"),
     "token below 0": ("[universe]\nprimary = [-5]", r"mds\.toml: universe\.primary\.0: "),
@@ -131,6 +138,16 @@ WRONG_FILES = {
     "token as float": ("[universe]\nprimary = [408065.0]", r"mds\.toml: universe\.primary\.0: .*integer"),
     "token as truth": ("[universe]\nprimary = [true]", r"mds\.toml: universe\.primary\.0: .*integer"),
     "too many tokens": (f"[universe]\nprimary = {TOO_MANY}", r"universe\.primary: 3001 instruments, .* holds 3000"),
+    "unknown overflow": ("[universe]\noverflow = 'drop'", r"mds\.toml: universe\.overflow: .*'refuse' or 'spill'"),
+    "overflow that is none": ("[universe]\noverflow = true", r"mds\.toml: universe\.overflow: .*'refuse' or 'spill'"),
+    "too many tokens for one connection": (
+        f"[universe]\nsecondary = {TOO_MANY}\noverflow = 'refuse'",
+        r"universe\.secondary: 3001 instruments, one connection holds 3000",
+    ),
+    "too many tokens for two connections": (
+        f"[universe]\noverflow = 'spill'\nsecondary = {list(range(1, 2 * MAX_INSTRUMENTS + 2))}",
+        r"universe\.secondary: 6001 instruments, two connections hold 6000",
+    ),
     "secret at the top": ("api_key = 's3cret'", r"mds\.toml: api_key: secrets are not read from this file"),
     "secret by its variable": ("KITE_ACCESS_TOKEN = 's3cret'", r"KITE_ACCESS_TOKEN: secrets are not read from this"),
     "secret in a section": ("[kite]\naccess_token = 's3cret'", r"kite\.access_token: .*secrets are not read"),
@@ -159,6 +176,7 @@ WRONG_VARIABLES = {
     "wrong type": ("MDS_KITE__MAX_CONNECTIONS", "many", r"^MDS_KITE__MAX_CONNECTIONS: kite\.max_connections: "),
     "empty": ("MDS_KITE__MAX_CONNECTIONS", "", r"^MDS_KITE__MAX_CONNECTIONS: kite\.max_connections: "),
     "time zone": ("MDS_STORAGE__TIMEZONE", "Mars", r"^MDS_STORAGE__TIMEZONE: storage\.timezone: "),
+    "overflow": ("MDS_UNIVERSE__OVERFLOW", "drop", r"^MDS_UNIVERSE__OVERFLOW: universe\.overflow: .*'spill'"),
     "list that is none": ("MDS_UNIVERSE__PRIMARY", "1,2", r"universe.*MDS_UNIVERSE__PRIMARY=\[408065\]"),
     "token": ("MDS_UNIVERSE__PRIMARY", "[0]", r"^MDS_UNIVERSE__PRIMARY: universe\.primary\.0: "),
     "file that is not there": (
@@ -200,11 +218,101 @@ def test_missing_credentials(monkeypatch, given):
     load()
 
 
+def stored_in(path, token):
+    """Return the path, which has this token."""
+    TokenFile(path).write(SecretStr(token))
+    return path
+
+
+def test_the_stored_token_is_for_where_none_is_given(folder, monkeypatch):
+    """Commands that need credentials take the token file's where the environment has none; an empty one is none."""
+    monkeypatch.setenv("KITE_API_KEY", "k")
+    with pytest.raises(
+        ConfigError, match=rf"store it in {folder}/config/mds/access_token\.json with: mds token set; or"
+    ):
+        load(need_credentials=True)
+    stored_in(folder / "config" / "mds" / "access_token.json", "the_stored_one")
+    assert load(need_credentials=True).access_token.get_secret_value() == "the_stored_one"
+    assert "the_stored_one" in load(need_credentials=True).secrets
+    assert load().access_token.get_secret_value() == ""
+    monkeypatch.setenv("KITE_ACCESS_TOKEN", "")
+    assert load(need_credentials=True).access_token.get_secret_value() == "the_stored_one"
+    monkeypatch.setenv("KITE_ACCESS_TOKEN", "the_given_one")
+    assert load(need_credentials=True).access_token.get_secret_value() == "the_given_one"
+    monkeypatch.delenv("KITE_ACCESS_TOKEN")
+    monkeypatch.setenv("MDS_KITE__ACCESS_TOKEN_FILE", str(stored_in(folder / "other", "another")))
+    assert load(need_credentials=True).access_token.get_secret_value() == "another"
+
+
+def test_a_token_file_that_cannot_be_used(folder, monkeypatch):
+    """It is named, unless the token comes from elsewhere or is not needed: then nobody looks."""
+    stored_in(folder / "config" / "mds" / "access_token.json", "s3cret").chmod(0o644)
+    monkeypatch.setenv("KITE_API_KEY", "k")
+    with pytest.raises(
+        ConfigError, match=rf"^{folder}/config/mds/access_token\.json: is open to other users"
+    ) as caught:
+        load(need_credentials=True)
+    assert "s3cret" not in str(caught.value)
+    load()
+    monkeypatch.setenv("KITE_ACCESS_TOKEN", "t")
+    load(need_credentials=True)
+
+
+def test_where_the_token_file_is(folder, monkeypatch):
+    """By default in the user's config folder, as the XDG specification has it; a relative one there does not count."""
+    (folder / "mds.toml").write_text("")
+    assert load().token_file == folder / "config" / "mds" / "access_token.json"
+    monkeypatch.setenv("HOME", str(folder / "home"))
+    for value in ("", "relative"):
+        monkeypatch.setenv("XDG_CONFIG_HOME", value)
+        assert load().token_file == folder / "home" / ".config" / "mds" / "access_token.json"
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    assert load().token_file == folder / "home" / ".config" / "mds" / "access_token.json"
+    for given, path in (("~/t", folder / "home" / "t"), ("t", folder / "t"), ("/t", Path("/t"))):
+        (folder / "mds.toml").write_text(f"[kite]\naccess_token_file = '{given}'")
+        assert load().resolved().token_file == path
+
+
+def test_nobody_has_a_home(folder, monkeypatch):
+    """Where no home folder is found, the setting is named; with the setting none is needed."""
+
+    def find_nobody(_):
+        raise KeyError
+
+    monkeypatch.setattr("pwd.getpwuid", find_nobody)
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CONFIG_HOME")
+    with pytest.raises(ConfigError, match=r"^kite\.access_token_file: ~/\.config/mds/access_token\.json: .*home"):
+        load().resolved()
+    monkeypatch.setenv("MDS_KITE__ACCESS_TOKEN_FILE", "t")
+    assert load().resolved().token_file == folder / "t"
+
+
 def test_repeated_tokens_are_one_instrument(folder):
     """Repeats do not count against the limit: the list is taken, and the instrument subscribed once."""
     tokens = list(range(1, MAX_INSTRUMENTS + 1))
     (folder / "mds.toml").write_text(f"[universe]\nprimary = {[*tokens, *tokens]}")
     assert len(set(load().universe.primary)) == MAX_INSTRUMENTS
+
+
+def test_what_overflows_is_refused_unless_it_may_spill(folder):
+    """One connection is the limit of a list by default; with "spill" it is two, wherever in the section that stands."""
+    assert load().universe.overflow == "refuse"
+    for content in (f"overflow = 'spill'\nprimary = {TOO_MANY}", f"primary = {TOO_MANY}\noverflow = 'spill'"):
+        (folder / "mds.toml").write_text(f"[universe]\n{content}")
+        assert len(load().universe.primary) == MAX_INSTRUMENTS + 1
+        assert load().universe.overflow == "spill"
+
+
+def test_the_limit_of_a_list_is_that_of_the_setting_that_counts(folder, monkeypatch):
+    """A variable that lets the file's list spill, or no longer, wins over what the file says of it."""
+    (folder / "mds.toml").write_text(f"[universe]\nprimary = {TOO_MANY}\noverflow = 'spill'")
+    monkeypatch.setenv("MDS_UNIVERSE__OVERFLOW", "refuse")
+    with pytest.raises(ConfigError, match=r"universe\.primary: 3001 instruments, one connection holds 3000"):
+        load()
+    (folder / "mds.toml").write_text(f"[universe]\nprimary = {TOO_MANY}")
+    monkeypatch.setenv("MDS_UNIVERSE__OVERFLOW", "spill")
+    assert len(load().universe.primary) == MAX_INSTRUMENTS + 1
 
 
 def test_a_child_gets_the_same_configuration(folder, monkeypatch):
@@ -216,6 +324,7 @@ def test_a_child_gets_the_same_configuration(folder, monkeypatch):
     environment = config.to_child()
     assert from_child(environment) == config
     assert from_child(environment).hash == config.hash
+    assert from_child(environment).token_file == folder / "config" / "mds" / "access_token.json"
     assert from_child(environment).secrets == ("the_k3y", "the_t0ken")
     assert "the_k3y" not in environment[CHILD_VARIABLE]
     assert "the_t0ken" not in environment[CHILD_VARIABLE]
@@ -244,10 +353,12 @@ def test_resolved_paths_are_absolute(folder):
     [
         ("MDS_KITE__WS_URL", "ws://h"),
         ("MDS_KITE__MAX_CONNECTIONS", "2"),
+        ("MDS_KITE__ACCESS_TOKEN_FILE", "/t"),
         ("MDS_STORAGE__TIMEZONE", "UTC"),
         ("MDS_STORAGE__DATA_DIR", "d"),
         ("MDS_RUNTIME__RUN_DIR", "r"),
         ("MDS_UNIVERSE__SECONDARY", "[5]"),
+        ("MDS_UNIVERSE__OVERFLOW", "spill"),
         ("MDS_SIMULATOR__SEED", "5"),
         ("KITE_API_KEY", "k"),
         ("KITE_ACCESS_TOKEN", "t"),

@@ -7,7 +7,20 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.wire import Commit, Header, Mark, StreamId, WireError, decode_commit, decode_header, encode_commit
+from pipeline.wire import (
+    Commit,
+    Header,
+    Mark,
+    Order,
+    StreamId,
+    WireError,
+    by_mode,
+    decode_commit,
+    decode_header,
+    decode_order,
+    encode_commit,
+    encode_order,
+)
 from pipeline.wire import encode_header as encode
 
 U32 = st.integers(0, 2**32 - 1)
@@ -118,3 +131,99 @@ def test_a_commit_with_one_strange_field_is_refused_or_means_what_it_says(key, v
     numbers += [n for mark in commit.durable.values() for n in mark]
     numbers += [n for item in commit.retired.items() for n in item]
     assert all(type(n) is int and n >= 0 for n in numbers)
+
+
+TOKENS = st.integers(1, 2**32 - 1)
+INSTRUMENTS = st.dictionaries(TOKENS, st.sampled_from(["ltp", "quote", "full"]), max_size=12)
+COUNTS = st.integers(0, 2**63 - 1)
+SOME_TOKENS = st.lists(TOKENS, max_size=6)
+ORDERS = st.builds(
+    Order,
+    st.text(max_size=20),
+    COUNTS,
+    COUNTS,
+    INSTRUMENTS,
+    SOME_TOKENS,
+    st.booleans(),
+    st.none() | SOME_TOKENS,
+    st.dictionaries(TOKENS, COUNTS, max_size=6),
+)
+
+
+@given(ORDERS)
+def test_an_order_comes_back(order):
+    """All fields survive."""
+    assert decode_order(encode_order(order)) == order
+
+
+@given(INSTRUMENTS)
+def test_instruments_are_grouped_by_mode(instruments):
+    """Each instrument is in the group of its mode, in the given order; there are no empty groups."""
+    grouped = by_mode(instruments)
+    assert grouped == {
+        mode: [token for token, other in instruments.items() if other == mode] for mode in set(instruments.values())
+    }
+
+
+def test_an_order_of_everything_is_small():
+    """A whole connection fits in a message of a few bytes for each instrument."""
+    order = Order("s", 1, 0, dict.fromkeys(range(2**32 - 3000, 2**32), "full"), ())
+    assert len(encode_order(order)) < 12 * 3000
+
+
+@given(st.binary(max_size=60) | JSON.map(orjson.dumps))
+def test_what_is_no_order_is_refused_as_such(data):
+    """Neither bytes nor JSON of another shape raise anything but WireError."""
+    with pytest.raises(WireError):
+        decode_order(data)
+
+
+WHOLE_ORDER = {
+    "service": "s",
+    "version": 2,
+    "after": 1,
+    "set": {"ltp": [5]},
+    "drop": [6],
+    "keep_open": True,
+    "before": [7],
+    "relieved": [[7, 1000]],
+}
+
+
+@given(st.sampled_from(sorted(WHOLE_ORDER)), JSON)
+@example("set", {"depth": [5]})
+@example("set", {"ltp": ["5"]})
+@example("set", {"ltp": 5})
+@example("set", {"ltp": [5.0]})
+@example("set", [[5, "ltp"]])
+@example("drop", None)
+@example("drop", [None])
+@example("drop", [True])
+@example("keep_open", 1)
+@example("before", None)
+@example("before", {"7": 1})
+@example("relieved", [[7]])
+@example("relieved", [[7, None]])
+@example("relieved", {"7": 1000})
+@example("version", "2")
+@example("after", None)
+@example("service", 5)
+def test_an_order_with_one_strange_field_is_refused_or_means_what_it_says(key, value):
+    """A field of another type never comes through: what is decoded encodes to the same again."""
+    try:
+        order = decode_order(orjson.dumps(WHOLE_ORDER | {key: value}))
+    except WireError:
+        return
+    assert decode_order(encode_order(order)) == order
+    assert isinstance(order.service, str)
+    assert isinstance(order.keep_open, bool)
+    numbers = [*order.changed, *order.dropped, *(order.before or ()), *order.relieved, *order.relieved.values()]
+    assert {type(n) for n in (order.version, order.after, *numbers)} == {int}
+    assert set(order.changed.values()) <= {"ltp", "quote", "full"}
+
+
+@pytest.mark.parametrize("key", sorted(WHOLE_ORDER))
+def test_an_order_has_all_its_fields(key):
+    """Where one is missing it is no order."""
+    with pytest.raises(WireError):
+        decode_order(orjson.dumps({name: value for name, value in WHOLE_ORDER.items() if name != key}))

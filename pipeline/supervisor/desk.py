@@ -241,7 +241,7 @@ class Desk:
     def _is_moving(self, connection_id: int, tokens: set[int]) -> bool:
         """Tell whether this connection is still to be told of some of these."""
         leaving = self._subscriptions.leaving[connection_id]
-        return not tokens.isdisjoint(leaving) or self._subscriptions.is_held_back(connection_id)
+        return not tokens.isdisjoint(leaving) or not tokens.isdisjoint(self._subscriptions.held_back(connection_id))
 
 
 def _in_words(state: str, reason: str) -> str:

@@ -2,7 +2,8 @@
 
     {"format": 1, "simulated", "max_connections", "universe": {mode: [token, ...]}, "mirror",
      "failed_over": [connection, ...], "by_hand": [connection, ...], "subscribed": [group, ...],
-     "leaving": [group, ...]}                                  group: {"connection_id", "mode", "since", "tokens"}
+     "carried": [{"connection_id", "tokens"}, ...], "leaving": [group, ...], "waiting": [token, ...]}
+    group: {"connection_id", "mode", "since", "tokens"}
 
 The file is laid over `[universe]`: it holds the state, and what the configuration wanted when it was written. What the
 configuration has gained, lost or changed since then wins over the file; for all else the file holds. A run with the
@@ -13,16 +14,24 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from itertools import groupby
 from pathlib import Path
 from typing import Literal
 
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.config import Config, Mode, Token, Universe
+from pipeline.config import CONNECTIONS, Config, Mode, Token, Universe
 from pipeline.durable import replace_durably
 from pipeline.requests import ConnectionId, HomeId
-from pipeline.supervisor.subscriptions import PRIMARY, TERTIARY, Refusal, Subscriptions
+from pipeline.supervisor.subscriptions import (
+    PRIMARY,
+    TERTIARY,
+    Refusal,
+    Subscription,
+    Subscriptions,
+    connection_for,
+)
 from pipeline.wire import by_mode
 
 log = logging.getLogger(__name__)
@@ -43,6 +52,13 @@ class Group(_Model):
     tokens: list[Token]
 
 
+class Carried(_Model):
+    """Instruments that a connection records for one that has failed over."""
+
+    connection_id: ConnectionId
+    tokens: list[Token]
+
+
 class Saved(_Model):
     """The content of the file."""
 
@@ -54,7 +70,9 @@ class Saved(_Model):
     failed_over: list[HomeId]
     by_hand: list[HomeId]
     subscribed: list[Group]
+    carried: list[Carried]
     leaving: list[Group]
+    waiting: list[Token]
 
 
 class DamagedError(Exception):
@@ -103,10 +121,7 @@ def _waiting(run_dir: Path, simulated: bool) -> Path:
 
 
 def snapshot(subscriptions: Subscriptions, config: Config, *, simulated: bool) -> bytes:
-    """Return the content of the file for this state."""
-    groups: dict[tuple[int, Mode, str], list[int]] = {}
-    for token, known in subscriptions.all.items():
-        groups.setdefault((known.connection_id, known.mode, known.subscribed_at), []).append(token)
+    """Return the content of the file for this state. The order is kept: it decides who finds room on the spare."""
     content = {
         "format": 1,
         "simulated": simulated,
@@ -116,38 +131,48 @@ def snapshot(subscriptions: Subscriptions, config: Config, *, simulated: bool) -
         "failed_over": sorted(subscriptions.failed_over),
         "by_hand": sorted(subscriptions.by_hand),
         "subscribed": [
-            {"connection_id": c, "mode": mode, "since": since, "tokens": tokens}
-            for (c, mode, since), tokens in groups.items()
+            {"connection_id": c, "mode": mode, "since": since, "tokens": [token for token, _ in same]}
+            for (c, mode, since), same in groupby(subscriptions.in_order(), key=lambda item: _in_common(item[1]))
+        ],
+        "carried": [
+            {"connection_id": c, "tokens": [token for token, place in subscriptions.carriers.items() if place == c]}
+            for c in sorted(set(subscriptions.carriers.values()))
         ],
         "leaving": [
             {"connection_id": c, "mode": mode, "tokens": tokens}
             for c, instruments in subscriptions.leaving.items()
             for mode, tokens in by_mode(instruments).items()
         ],
+        "waiting": sorted(set().union(*map(subscriptions.held_back, CONNECTIONS))),
     }
     return orjson.dumps(content)
+
+
+def _in_common(known: Subscription) -> tuple[int, Mode, str]:
+    return known.connection_id, known.mode, known.subscribed_at
 
 
 def restore(subscriptions: Subscriptions, saved: Saved, config: Config, now: str) -> list[Refusal]:
     """Subscribe what was saved, laid over the configuration's universe; return what could not be."""
     before = {token: mode for mode, tokens in saved.universe.items() for token in tokens}
     wanted = _modes(config.universe)
-    is_routed_anew = saved.max_connections != config.kite.max_connections
-    outdated = {token for token, mode in before.items() if wanted.get(token) != mode}
+    changed = {token for token in {*before, *wanted} if before.get(token) != wanted.get(token)}
     refusals = []
     for group in saved.subscribed:
-        tokens = [token for token in group.tokens if token not in outdated]
-        place = None if is_routed_anew else group.connection_id
+        tokens = [token for token in group.tokens if token not in changed or wanted.get(token) == group.mode]
+        by_mode_then = connection_for(group.mode, saved.max_connections)
+        place = None if group.connection_id == by_mode_then else group.connection_id  # there may be more to use now
         refusals += subscriptions.take(tokens, group.mode, group.since, place)
-    gained = {token: mode for token, mode in wanted.items() if before.get(token) != mode}
-    gained = {token: mode for token, mode in gained.items() if token not in subscriptions.all}
-    for mode, new in by_mode(gained).items():
+    gained = [token for token in wanted if token in changed and token not in subscriptions.all]
+    for mode, new in by_mode({token: wanted[token] for token in gained}).items():
         refusals += subscriptions.take(new, mode, now)
     subscriptions.resume(
         mirror=saved.mirror,
         failed_over=saved.failed_over,
         by_hand=saved.by_hand,
+        carriers={token: group.connection_id for group in saved.carried for token in group.tokens},
         leaving=[(token, g.connection_id, g.mode) for g in saved.leaving for token in g.tokens],
+        waiting=saved.waiting,
     )
     return refusals
 
@@ -155,11 +180,15 @@ def restore(subscriptions: Subscriptions, saved: Saved, config: Config, now: str
 def on_wire(saved: Saved) -> dict[int, list[int]]:
     """Return what each connection had to record, as far as the file tells."""
     had: dict[int, list[int]] = {}
-    for group in (*saved.subscribed, *saved.leaving):
-        place = TERTIARY if group.connection_id in saved.failed_over else group.connection_id
-        had.setdefault(place, []).extend(group.tokens)
-        if saved.mirror and group.connection_id == PRIMARY:
-            had.setdefault(TERTIARY, []).extend(group.tokens)
+    carriers = {token: group.connection_id for group in saved.carried for token in group.tokens}
+    for group in saved.subscribed:
+        for token in group.tokens:
+            place = carriers.get(token, group.connection_id)
+            had.setdefault(place, []).append(token)
+            if saved.mirror and place == PRIMARY:
+                had.setdefault(TERTIARY, []).append(token)
+    for group in saved.leaving:
+        had.setdefault(group.connection_id, []).extend(group.tokens)
     return had
 
 

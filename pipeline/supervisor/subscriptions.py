@@ -11,7 +11,7 @@ A request is carried out as a whole, or refused as a whole with one of `errors.R
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -61,6 +61,11 @@ class Changed:
     unknown: list[int] = field(default_factory=list)
 
 
+def connection_for(mode: Mode, max_connections: int) -> int:
+    """Return the connection that instruments of this mode belong to, with so many to use."""
+    return SECONDARY if mode == "full" and max_connections >= SECONDARY else PRIMARY
+
+
 class Subscriptions:
     """Instruments by connection. `max_connections` and `overflow` are the settings of these names."""
 
@@ -81,12 +86,21 @@ class Subscriptions:
 
     def connection_for(self, mode: Mode) -> int:
         """Return the connection that instruments of this mode belong to."""
-        return SECONDARY if mode == "full" and self._max_connections >= SECONDARY else PRIMARY
+        return connection_for(mode, self._max_connections)
 
     @property
     def homes(self) -> set[int]:
         """The connections that are home to instruments."""
         return {c for c, instruments in self._homes.items() if instruments}
+
+    @property
+    def carriers(self) -> Mapping[int, int]:
+        """The connections that record for homes that have failed over, by token."""
+        return self._carriers
+
+    def in_order(self) -> Iterator[tuple[int, Subscription]]:
+        """Yield all instruments, home by home, as they came there."""
+        return ((token, self.all[token]) for instruments in self._homes.values() for token in instruments)
 
     def carrier(self, token: int) -> int | None:
         """Return the connection that has to record this instrument."""
@@ -95,7 +109,8 @@ class Subscriptions:
 
     def is_mirrored(self, token: int) -> bool:
         """Tell whether connection 3 records this instrument as well."""
-        return self.mirroring and token in self._homes[PRIMARY] and self.carrier(token) != TERTIARY
+        is_copied = self.mirroring and token in self._homes[PRIMARY] and self.carrier(token) != TERTIARY
+        return is_copied and token in self._on_wire[TERTIARY]
 
     def holders(self, token: int) -> set[int | None]:
         """Return the connections that have this instrument on the wire as soon as they can."""
@@ -124,10 +139,11 @@ class Subscriptions:
         self._on_wire[connection_id] = wanted
         return wanted
 
-    def is_held_back(self, connection_id: int) -> bool:
-        """Tell whether something has to leave this connection before all that is assigned to it finds room."""
-        leaving = self.leaving[connection_id]
-        return bool(leaving) and not self.of(connection_id).keys() <= self.wanted(connection_id).keys()
+    def held_back(self, connection_id: int) -> set[int]:
+        """Return what is assigned to this connection and finds room only when something has left it."""
+        if not self.leaving[connection_id]:
+            return set()
+        return self.of(connection_id).keys() - self.wanted(connection_id).keys()
 
     def available(self, connection_id: int) -> int:
         """Return how many more instruments this connection takes, beside what it records for others."""
@@ -265,19 +281,31 @@ class Subscriptions:
         mirror: bool,
         failed_over: Iterable[int],
         by_hand: Iterable[int],
+        carriers: Mapping[int, int],
         leaving: Iterable[tuple[int, int, Mode]],
+        waiting: Iterable[int],
     ) -> None:
-        """Go on with what an earlier run was about: `leaving` are token, connection and mode."""
+        """Go on with what an earlier run was about.
+
+        `carriers` are connections by token, `leaving` are token, connection and mode, `waiting` were held back.
+        """
         if self._is_usable(TERTIARY):
             self.mirroring = mirror and not self._homes[TERTIARY]
             self.failed_over = set(failed_over)
             self.by_hand = self.failed_over.intersection(by_hand)
-        self._assign_carriers()
+        for token, place in carriers.items():
+            known = self.all.get(token)
+            is_well = place not in self.failed_over and self._is_usable(place) and self._has_room(place)
+            if known and known.connection_id in self.failed_over and is_well:
+                self._carry(token, place)
         for token, connection_id, mode in leaving:
             kept = self.leaving[connection_id]
             is_elsewhere = token in self.all and self.carrier(token) != connection_id
             if is_elsewhere and self._is_usable(connection_id) and len(kept) < MAX_INSTRUMENTS:
                 kept[token] = mode
+        late = set(waiting)
+        for connection_id in CONNECTIONS:
+            self._on_wire[connection_id] = {t: mode for t, mode in self.of(connection_id).items() if t not in late}
 
     def let_go(self, is_covered: Callable[[int, int], bool]) -> dict[tuple[int, int], list[int]]:
         """Let go what has moved, as far as its new connection covers it: `is_covered(connection, token)`.
@@ -291,6 +319,9 @@ class Subscriptions:
                 if new is not None and is_covered(new, token):
                     del leaving[token]
                     gone.setdefault((old, new), []).append(token)
+        if gone and self.failed_over:
+            with self._moving(()):
+                pass  # there may be room now for what found none
         return gone
 
     def hear(self, ticks: Iterable[Tick]) -> None:
@@ -354,25 +385,44 @@ class Subscriptions:
         watched = list(self.all if self.failed_over else tokens)  # others may have to make room for carried ones
         before = {token: was for token in watched if (was := self.carrier(token))}
         on_wire = {was: self.wanted(was) for was in set(before.values())}
+        under_way = self._under_way()
         yield
         self._assign_carriers()
         for token, was in before.items():
             now = self.carrier(token)
             if now is not None and now != was:
-                if token in on_wire[was]:  # else it was only waiting to be
+                if token in on_wire[was] and token not in under_way:  # else another place still has it
                     self.leaving[was][token] = on_wire[was][token]
                 self.leaving[now].pop(token, None)
 
     def _assign_carriers(self) -> None:
-        self._carriers = {}
+        """Find room for the instruments of homes that have failed over, the primary's first.
+
+        Who is covered by a connection stays there, also if it is the secondary's.
+        """
+        under_way = self._under_way()
+        before, self._carriers = {t: c for t, c in self._carriers.items() if t not in under_way}, {}
         self._carried = {c: {} for c in CONNECTIONS}
-        for home in sorted(self.failed_over):
-            rest = list(self._homes[home].items())
-            for place in (TERTIARY, *({PRIMARY, SECONDARY} - self.failed_over)):
-                room = MAX_INSTRUMENTS - len(self._homes[place]) - len(self._carried[place])
-                taken, rest = rest[:room], rest[room:]
-                self._carried[place].update(taken)
-                self._carriers.update((token, place) for token, _ in taken)
+        places = (TERTIARY, *sorted({PRIMARY, SECONDARY} - self.failed_over))
+        waiting = [token for home in sorted(self.failed_over) for token in self._homes[home]]
+        for token in sorted(waiting, key=lambda token: before.get(token) not in places):
+            was = before.get(token)
+            order = (was, *places) if was in places else places
+            place = next((place for place in order if place and self._has_room(place)), None)
+            if place is not None:
+                self._carry(token, place)
+
+    def _carry(self, token: int, place: int) -> None:
+        self._carried[place][token] = self.all[token].mode
+        self._carriers[token] = place
+
+    def _under_way(self) -> set[int]:
+        """Return what has another place than the one that has it now."""
+        return set().union(*self.leaving.values())
+
+    def _has_room(self, connection_id: int) -> bool:
+        used = (self._homes, self._carried, self.leaving)  # who is to take over now does not wait for others to leave
+        return sum(len(instruments[connection_id]) for instruments in used) < MAX_INSTRUMENTS
 
     def _homes_of(self, tokens: Iterable[int]) -> dict[str, int]:
         counts = Counter(self.all[token].connection_id for token in tokens)

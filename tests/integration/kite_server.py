@@ -87,6 +87,7 @@ class Connection:
         self.modes: dict[int, str] = {}
         self.most = 0  # instruments at once
         self.is_mute = False
+        self.ended_ns: int | None = None  # when the last frame was sent, at the latest
         self.since_ns: dict[int, int] = {}  # token -> when it was subscribed, while it is sent
         self.spans: list[tuple[int, int, int | None]] = []  # that are over
         self.ticks = 0
@@ -110,10 +111,16 @@ class Connection:
             self.most = max(self.most, len(self.modes))
             self._next = None
 
-    def end_spans(self, tokens: Iterable[int]) -> None:
-        """Write down that these are sent no longer."""
-        ended = [token for token in tokens if token in self.since_ns]
-        self.spans += [(token, self.since_ns.pop(token), time.time_ns()) for token in ended]
+    def end_spans(self, tokens: Iterable[int]) -> int:
+        """Write down that these are sent no longer; return the time of that."""
+        now_ns = time.time_ns()
+        self.spans += [(token, self.since_ns.pop(token), now_ns) for token in tokens if token in self.since_ns]
+        return now_ns
+
+    def fall_silent(self) -> None:
+        """Write down that nothing is sent any more."""
+        ended_ns = self.end_spans(list(self.since_ns))
+        self.ended_ns = self.ended_ns or ended_ns
 
     async def serve_ticks(self, load: dict[str, Any]) -> None:
         """Send what `load` asks for, and heartbeats where there is nothing, for ever."""
@@ -202,7 +209,7 @@ class Server:
         except ConnectionClosed:
             pass
         finally:
-            connection.end_spans(list(connection.modes))
+            connection.fall_silent()
             self._dropped(list(connection.modes))
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
@@ -236,7 +243,7 @@ class Server:
             chosen.socket.transport.abort()
         elif what == "mute":
             chosen.is_mute = True
-            chosen.end_spans(list(chosen.modes))
+            chosen.fall_silent()
 
     def report(self, *, with_spans: bool = False) -> dict[str, Any]:
         """Return what there is, with the files written as far."""
@@ -263,6 +270,7 @@ class Server:
             "modes": {str(token): mode for token, mode in connection.modes.items()},
             "most": connection.most,
             "ticks": connection.ticks,
+            "ended_ns": connection.ended_ns,
             "path": request.path,
             "version": request.headers.get("X-Kite-Version"),
         }
