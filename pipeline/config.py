@@ -312,7 +312,8 @@ def _check_types(values: dict[str, Any], path: Path) -> None:
         try:
             model.model_validate_json(json.dumps(section, default=str), strict=True)
         except ValidationError as error:
-            if any(problem["type"] != "value_error" for problem in error.errors()):  # the environment may mend the others
+            # What is no matter of types may be mended by the environment, and is checked with it.
+            if any(problem["type"] != "value_error" for problem in error.errors()):
                 raise ConfigError("\n".join(_explain(error, path, name))) from None
 
 

@@ -23,6 +23,7 @@ METHOD_NOT_FOUND = -32601
 INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 REFUSED = -32000  # understood, but the answer is no
+REQUEST_BYTES = 2**21  # one with the most tokens has a tenth of it
 SHOWN_CHARS = 200  # of a request, in the error that it gets
 
 
@@ -49,6 +50,8 @@ async def answer(data: bytes, methods: Mapping[str, Method]) -> bytes:
 
     Requests change things before they wait for anything, so they take effect in the order of the calls.
     """
+    if len(data) > REQUEST_BYTES:
+        return _error(None, INVALID_REQUEST, f"a request of {len(data)} bytes, {REQUEST_BYTES} are the most")
     try:
         raw = orjson.loads(data)
     except ValueError as error:

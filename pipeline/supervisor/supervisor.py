@@ -54,7 +54,7 @@ WRITER_END_S = 1.5
 SIMULATOR_END_S = 1.5  # it closes its sockets first
 OWN_EVENTS_S = 0.5
 LAST_WORDS_S = 0.5
-REQUEST_BYTES = 2**21  # of a request, which with the most tokens has a tenth of it; what is larger is not even read
+READ_BYTES = 2**24  # of a request; what is larger is not even read, and costs the client its socket
 UNREAD_ORDERS = 1000
 UNREAD_ANSWERS = 20  # for one client, before further ones are dropped: a whole status has a megabyte
 
@@ -166,7 +166,7 @@ class Supervisor:
     def _bind(self, context: zmq.asyncio.Context, kind: int, name: str) -> zmq.asyncio.Socket:
         bound: zmq.asyncio.Socket = context.socket(kind)
         if kind == zmq.ROUTER:
-            bound.setsockopt(zmq.MAXMSGSIZE, REQUEST_BYTES)
+            bound.setsockopt(zmq.MAXMSGSIZE, READ_BYTES)
             bound.setsockopt(zmq.SNDHWM, UNREAD_ANSWERS if name == CONTROL_SOCKET else UNREAD_ORDERS)
             bound.setsockopt(zmq.ROUTER_HANDOVER, 1)  # a restarted worker takes its predecessor's name at once
         bound.bind(role.endpoint(self._config.runtime.run_dir, name))
