@@ -6,6 +6,7 @@ from which it is read when the writer takes again.
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
 import sys
@@ -41,6 +42,7 @@ SEEN_STEP = 500  # first ticks of new instruments are told in such steps
 PAUSE_NS = 2 * NS_PER_S  # between two frames: worth asking whether the machine slept
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 FIRST_TICK_S = 0.5  # after which a new instrument that has not ticked counts as covered: Kite sends a snapshot at once
+ORDER_S = 2.0
 ASK_S = 3.0  # for Kite's word on a token
 DRAIN_S = 5.5  # at the end, for the writer to make everything durable
 REJECTS_EACH = 20  # of one frame, in an event of their own
@@ -70,13 +72,15 @@ class Worker:
         self._wanted: dict[int, Mode] = {}
         self._unseen: dict[int, object] = {}  # sent to Kite a moment ago, and not ticked since; the values tell when
         self._reported_unseen = 0
+        self._awaited: frozenset[int] = frozenset()  # the last ones that were sent: when one of them ticks, all before
+        self._first_tick_ns = 0  # are subscribed
         self._subscribed_ns = 0  # the first frame after all that is wanted had been sent
         self._announced: dict[int, Mode] | None = None  # on this socket, in the event log
         self._announce_due = False  # the event log does not know the present subscription yet
         self._state = StateChange("idle")
         self._live_since_ns = 0
         self._last_tick_ns = 0
-        self._stop = asyncio.Event()
+        self._stop, self._ordered = asyncio.Event(), asyncio.Event()
         self._commands: zmq.asyncio.Socket = zmq.asyncio.Context(context).socket(zmq.DEALER)
         self._commands.setsockopt(zmq.ROUTING_ID, role.worker_role(connection_id).encode())
         self._commands.connect(role.endpoint(config.runtime.run_dir, COMMANDS_SOCKET))
@@ -99,10 +103,8 @@ class Worker:
             loop.add_signal_handler(number, self._stop.set)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
         self._begin_epoch()
-        if drain:
-            self._stop.set()
         tasks: list[asyncio.Task[Any]] = [
-            self._feed.start(),
+            asyncio.create_task(self._await_order()) if drain else self._feed.start(),
             asyncio.create_task(self._uplink.read_commits()),
             asyncio.create_task(self._read_commands()),
             asyncio.create_task(self._tick()),
@@ -112,6 +114,12 @@ class Worker:
         for task in done:
             task.result()  # a task that ended by itself has failed
         return await self._end(tasks)
+
+    async def _await_order(self) -> None:
+        """Wait for the first order, for a moment: it tells what the epoch before had, and so has missed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ORDER_S):
+                await self._ordered.wait()
 
     # What the feed reports.
 
@@ -163,6 +171,7 @@ class Worker:
             when = object()
             self._unseen.update(dict.fromkeys(batch.tokens, when))
             asyncio.get_running_loop().call_later(FIRST_TICK_S, self._had_time, batch.tokens, when)
+            self._awaited = frozenset(batch.tokens)
         else:
             for token in batch.tokens if batch.action == "unsubscribe" else ():
                 self._unseen.pop(token, None)
@@ -174,6 +183,7 @@ class Worker:
         for token in waiting:
             del self._unseen[token]
         if waiting:
+            self._awaited = frozenset()
             self._report()
 
     def _see(self, ticks: Iterable[StoredTick]) -> None:
@@ -223,7 +233,10 @@ class Worker:
             decoder = self._decoders[epoch] = Decoder(self._uplink.calendar, self._connection_id, epoch)
         ticks: list[StoredTick] = []
         for record in frames:
-            ticks += decoder.decode(record.payload, split(record.payload), record.recv_ns, record.first_seq)
+            decoded = decoder.decode(record.payload, split(record.payload), record.recv_ns, record.first_seq)
+            ticks += decoded
+            if self._awaited and any(tick.instrument_token in self._awaited for tick in decoded):
+                self._awaited, self._first_tick_ns = frozenset(), record.recv_ns
         if epoch == self._uplink.epoch and ticks[-1].seq > self._digested_seq:
             fresh = ticks[max(self._digested_seq + 1 - ticks[0].seq, 0) :]
             self._digest.add(fresh)
@@ -330,6 +343,7 @@ class Worker:
         if wanted != self._wanted or not self._service:  # the first order of all may be for nothing
             self._want(wanted, order)
         self._service, self._version, self._lost_order = order.service, order.version, False
+        self._ordered.set()
         self._feed.set_instruments(wanted, keep_open=order.keep_open)
         self._report()
 
@@ -387,7 +401,7 @@ class Worker:
             lost_order=self._lost_order,
             unsent=unsent,
             unseen=list(self._unseen),
-            covered_ns=self._subscribed_ns if all_known else self._uplink.clock.now_ns(),
+            covered_ns=max(self._subscribed_ns, self._first_tick_ns) if all_known else self._uplink.clock.now_ns(),
             state=self._state_name(),
             reason=self._state.reason,
             epoch=self._uplink.epoch,

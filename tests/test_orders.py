@@ -36,7 +36,7 @@ class SimulatedWorker(Worker):
         self._service, self._version, self._lost_order = "", 0, False
         self._wanted, self._unseen, self._frames = {}, {}, []
         self._state = StateChange("idle")
-        self._uplink, self._gaps = mock.Mock(), mock.Mock()
+        self._uplink, self._gaps, self._ordered = mock.Mock(), mock.Mock(), mock.Mock()
         self._feed = cast(Any, mock.Mock(confirmed=self.wire))
         self._log_event = mock.Mock()  # type: ignore[method-assign]
 
@@ -224,11 +224,11 @@ def test_a_successor_learns_what_its_predecessor_had(house):
 
 def test_the_first_worker_of_a_run_learns_what_the_last_run_had(house):
     """The supervisor that begins knows it from its file."""
-    house.orders = Orders("s2", lambda _, data: house.sent.append(data), {1: [3, 4]}, lambda: house.now_s)
+    house.orders = Orders("s2", lambda _, data: house.sent.append(data), {1: [3, 4]}, clock=lambda: house.now_s)
     house.orders.tell(1, {3: "quote"})
     house.deliver({3: "quote"})
     assert house.worker.first_order.before == [3, 4]
-    house.orders = Orders("s3", lambda _, data: house.sent.append(data), {2: [3, 4]}, lambda: house.now_s)
+    house.orders = Orders("s3", lambda _, data: house.sent.append(data), {2: [3, 4]}, clock=lambda: house.now_s)
     house.worker = SimulatedWorker(1, house.reports)
     house.orders.tell(1, {3: "quote"})
     house.deliver({3: "quote"})

@@ -22,6 +22,7 @@ from pipeline.supervisor.saved import (
     SavedFile,
     on_wire,
     read,
+    relieved,
     restore,
     set_aside,
     snapshot,
@@ -186,6 +187,7 @@ def test_the_file_is_what_it_says():
         "carried": [],
         "leaving": [{"connection_id": 1, "mode": "quote", "tokens": [1]}],
         "waiting": [],
+        "unheard": [],
     }
 
 
@@ -347,6 +349,17 @@ def test_what_was_on_the_wire(path):
     assert on_wire(saved) == {1: [1], 3: [1]}
 
 
+def test_what_a_dead_worker_had_is_not_forgotten(path):
+    """Its successor may come only after the next supervisor, which has to tell it."""
+    subscriptions = Subscriptions(3)
+    subscriptions.subscribe([1, 2], "quote", BEFORE)
+    path.write_bytes(snapshot(subscriptions, config(), simulated=False, unheard={1: ([1, 2, 3], {3: 77})}))
+    saved = read(path)
+    assert saved is not None
+    assert on_wire(saved) == {1: [1, 2, 3]}
+    assert relieved(saved) == {1: {3: 77}}
+
+
 def test_the_simulator_s_subscriptions_are_no_business_of_kite_s(tmp_path):
     """Each kind of run finds its own file, and leaves the other's alone."""
     path = tmp_path / FILE_NAME
@@ -380,6 +393,7 @@ A_FILE = {
     "carried": [{"connection_id": 3, "tokens": [3, 4]}],
     "leaving": [{"connection_id": 2, "mode": "full", "tokens": [3]}],
     "waiting": [4],
+    "unheard": [{"connection_id": 1, "tokens": [1], "relieved": [[1, 2]]}],
 }
 A_FILE_BYTES = orjson.dumps(A_FILE)
 JSON = st.recursive(
@@ -409,6 +423,7 @@ strange_files = st.fixed_dictionaries(
         ),
         "leaving": groups,
         "waiting": st.lists(st.integers(1, 24), max_size=9),
+        "unheard": st.just([]),
     }
 )
 

@@ -50,12 +50,11 @@ async def answer(data: bytes, methods: Mapping[str, Method]) -> bytes:
 
     Requests change things before they wait for anything, so they take effect in the order of the calls.
     """
-    if len(data) > REQUEST_BYTES:
-        return _error(None, INVALID_REQUEST, f"a request of {len(data)} bytes, {REQUEST_BYTES} are the most")
     try:
-        raw = orjson.loads(data)
+        raw = orjson.loads(data if len(data) <= REQUEST_BYTES else b"")
     except ValueError as error:
-        return _error(None, PARSE_ERROR, f"not JSON: {error}")
+        cause = f"not JSON: {error}" if len(data) <= REQUEST_BYTES else f"larger than {REQUEST_BYTES} bytes"
+        return _error(None, PARSE_ERROR, cause)
     try:
         request = Request.model_validate(raw)
     except ValidationError as error:

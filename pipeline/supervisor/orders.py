@@ -37,7 +37,7 @@ class _Worker:
 class Orders:
     """Tells workers and hears them. `service` is another for each run of the supervisor.
 
-    `before` is what the connections had when the last run ended.
+    `before` is what the connections had when the last run ended, `relieved` since when others had it.
     """
 
     def __init__(
@@ -45,12 +45,15 @@ class Orders:
         service: str,
         send: Callable[[int, bytes], None],
         before: Mapping[int, Collection[int]] | None = None,
+        relieved: Mapping[int, Mapping[int, int]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service = service
         self._send = send
         self._clock = clock
         self._workers = {c: _Worker(had=None if before is None else before.get(c, ())) for c in CONNECTIONS}
+        for connection_id, since in (relieved or {}).items():
+            self._workers[connection_id].relieved = dict(since)
 
     def tell(self, connection_id: int, wanted: Instruments, *, keep_open: bool = False) -> bool:
         """Tell a worker what is different, if anything is; return whether it was."""
@@ -83,6 +86,14 @@ class Orders:
             worker.unheard_since_s, worker.had, worker.relieved = None, worker.told, {}
         elif status["lost_order"] or (worker.unheard_since_s is not None and now_s - worker.unheard_since_s > AGAIN_S):
             self._tell_all(connection_id, wanted)
+
+    def unheard(self) -> dict[int, tuple[list[int], dict[int, int]]]:
+        """Return what workers had, and since when others have it, where their successors do not know it yet."""
+        return {
+            c: (list(worker.had), worker.relieved)
+            for c, worker in self._workers.items()
+            if worker.had is not None and worker.heard != worker.version
+        }
 
     def version(self, connection_id: int) -> int:
         """Return the number of what this worker was told last."""

@@ -2,7 +2,8 @@
 
     {"format": 1, "simulated", "max_connections", "universe": {mode: [token, ...]}, "mirror",
      "failed_over": [connection, ...], "by_hand": [connection, ...], "subscribed": [group, ...],
-     "carried": [{"connection_id", "tokens"}, ...], "leaving": [group, ...], "waiting": [token, ...]}
+     "carried": [{"connection_id", "tokens"}, ...], "leaving": [group, ...], "waiting": [token, ...],
+     "unheard": [{"connection_id", "tokens", "relieved": [[token, ns], ...]}, ...]}
     group: {"connection_id", "mode", "since", "tokens"}
 
 The file is laid over `[universe]`: it holds the state, and what the configuration wanted when it was written. What the
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping
 from itertools import groupby
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 import orjson
@@ -37,6 +39,7 @@ from pipeline.wire import by_mode
 log = logging.getLogger(__name__)
 
 FILE_NAME = "subscriptions.json"
+NOBODY: Mapping[int, tuple[list[int], Mapping[int, int]]] = MappingProxyType({})
 
 
 class _Model(BaseModel):
@@ -59,6 +62,14 @@ class Carried(_Model):
     tokens: list[Token]
 
 
+class Unheard(_Model):
+    """What a connection had when its worker was heard for the last time: the next one has to say what was missed."""
+
+    connection_id: ConnectionId
+    tokens: list[Token]
+    relieved: list[tuple[Token, int]]  # since which receive time another connection has it
+
+
 class Saved(_Model):
     """The content of the file."""
 
@@ -73,6 +84,7 @@ class Saved(_Model):
     carried: list[Carried]
     leaving: list[Group]
     waiting: list[Token]
+    unheard: list[Unheard]
 
 
 class DamagedError(Exception):
@@ -120,7 +132,13 @@ def _waiting(run_dir: Path, simulated: bool) -> Path:
     return run_dir / f"subscriptions.{'simulator' if simulated else 'kite'}.json"
 
 
-def snapshot(subscriptions: Subscriptions, config: Config, *, simulated: bool) -> bytes:
+def snapshot(
+    subscriptions: Subscriptions,
+    config: Config,
+    *,
+    simulated: bool,
+    unheard: Mapping[int, tuple[list[int], Mapping[int, int]]] = NOBODY,
+) -> bytes:
     """Return the content of the file for this state. The order is kept: it decides who finds room on the spare."""
     content = {
         "format": 1,
@@ -144,6 +162,10 @@ def snapshot(subscriptions: Subscriptions, config: Config, *, simulated: bool) -
             for mode, tokens in by_mode(instruments).items()
         ],
         "waiting": sorted(set().union(*map(subscriptions.held_back, CONNECTIONS))),
+        "unheard": [
+            {"connection_id": c, "tokens": tokens, "relieved": list(relieved.items())}
+            for c, (tokens, relieved) in unheard.items()
+        ],
     }
     return orjson.dumps(content)
 
@@ -189,7 +211,12 @@ def on_wire(saved: Saved) -> dict[int, list[int]]:
                 had.setdefault(TERTIARY, []).append(token)
     for group in saved.leaving:
         had.setdefault(group.connection_id, []).extend(group.tokens)
-    return had
+    return had | {worker.connection_id: worker.tokens for worker in saved.unheard}
+
+
+def relieved(saved: Saved) -> dict[int, dict[int, int]]:
+    """Return since when others have had instruments of each connection, as far as the file tells."""
+    return {worker.connection_id: dict(worker.relieved) for worker in saved.unheard}
 
 
 def _modes(universe: Universe) -> Mapping[int, Mode]:

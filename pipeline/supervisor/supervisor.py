@@ -40,7 +40,7 @@ from pipeline.supervisor.guard import CHECK_S, Guard
 from pipeline.supervisor.history import History, logged
 from pipeline.supervisor.orders import Orders
 from pipeline.supervisor.resume import last_saved, subscribe
-from pipeline.supervisor.saved import FILE_NAME, SavedFile, on_wire, snapshot
+from pipeline.supervisor.saved import FILE_NAME, SavedFile, on_wire, relieved, snapshot
 from pipeline.supervisor.subscriptions import Subscriptions
 from pipeline.uplink import Uplink
 from pipeline.wire import COMMANDS_SOCKET, CONTROL_SOCKET, STATUS_SOCKET
@@ -99,21 +99,28 @@ class Supervisor:
             )
 
     def _open_desk(self) -> None:
-        content = lambda: snapshot(self._subscriptions, self._config, simulated=self._simulate)  # noqa: E731
-        self._saved = SavedFile(self._config.runtime.run_dir / FILE_NAME, content)
+        self._saved = SavedFile(self._config.runtime.run_dir / FILE_NAME, self._snapshot)
         self._history = History(self._log_event)
         last = last_saved(self._config, self._log_event, simulated=self._simulate)
-        orders = Orders(f"{os.getpid()}-{time.time_ns()}", self._send_order, on_wire(last) if last else None)
+        self._orders = Orders(
+            f"{os.getpid()}-{time.time_ns()}",
+            self._send_order,
+            on_wire(last) if last else None,
+            relieved(last) if last else None,
+        )
         subscribe(self._subscriptions, None if self._fresh else last, self._config, self._history, self._timestamp())
         self._desk = Desk(
             self._subscriptions,
-            orders,
+            self._orders,
             self._history,
             clock=self._timestamp,
             state=self._state,
             save=self._saved.save,
         )
         self._guard = Guard(self._config, self._subscriptions, self._desk, self._children, self._log_event)
+
+    def _snapshot(self) -> bytes:
+        return snapshot(self._subscriptions, self._config, simulated=self._simulate, unheard=self._orders.unheard())
 
     async def run(self, duration_s: float | None) -> Summary:
         """Record until a signal, a `shutdown` request, or the end of `duration_s`."""
