@@ -24,7 +24,7 @@ from pipeline.digest import Digest
 from pipeline.errors import MdsError, SpoolFullError
 from pipeline.gaps import Gap, GapTracker
 from pipeline.kite.feed import Batch, Feed, StateChange, classify_text, install_reactor
-from pipeline.kite.packets import Decoder, Reject, split
+from pipeline.kite.packets import Decoder, Reject, split, tokens_in
 from pipeline.log import hide
 from pipeline.outbox import Loss
 from pipeline.records import Record
@@ -72,9 +72,8 @@ class Worker:
         self._wanted: dict[int, Mode] = {}
         self._unseen: dict[int, object] = {}  # sent to Kite a moment ago, and not ticked since; the values tell when
         self._reported_unseen = 0
-        self._awaited: frozenset[int] = frozenset()  # the last ones that were sent: when one of them ticks, all before
-        self._first_tick_ns = 0  # are subscribed
-        self._subscribed_ns = 0  # the first frame after all that is wanted had been sent
+        self._awaited: frozenset[int] = frozenset()  # sent last: when one of them ticks, Kite has taken all before
+        self._subscribed_ns = 0  # the first frame after Kite had taken all that is wanted
         self._announced: dict[int, Mode] | None = None  # on this socket, in the event log
         self._announce_due = False  # the event log does not know the present subscription yet
         self._state = StateChange("idle")
@@ -147,6 +146,7 @@ class Worker:
         now_ns = self._uplink.clock.now_ns()
         if change.state != "live":
             self._unseen.clear()
+            self._awaited = frozenset()
         if change.state == "live":
             self._live_since_ns = now_ns
             self._announced, self._announce_due = None, True
@@ -219,12 +219,23 @@ class Worker:
             self._refuse(incoming, error)
             return
         if (self._announce_due or self._gaps.is_open) and self._feed.confirmed == self._wanted:
-            self._subscribed_ns = first_ns
-            self._announce()
-            self._log_gaps(self._gaps.closed(first_ns))
+            self._look_for_awaited(frames)
         self._gaps.last_frame_ns = last_ns
         for recv_ns, found in rejects:
             self._log_rejects(recv_ns, found)
+
+    def _look_for_awaited(self, frames: Sequence[tuple[int, bytes]]) -> None:
+        """End the gap with the first frame that shows that Kite has taken all that was sent.
+
+        That is one with a tick of those that were sent last; frames without may have been under way before.
+        """
+        for recv_ns, payload in frames:
+            if not self._awaited or not self._awaited.isdisjoint(tokens_in(payload, split(payload))):
+                self._awaited = frozenset()
+                self._subscribed_ns = recv_ns
+                self._announce()
+                self._log_gaps(self._gaps.closed(recv_ns))
+                return
 
     def _encode(self, epoch: int, frames: Sequence[Record]) -> bytes:
         """Decode frames of one stream and return their JSON lines."""
@@ -233,10 +244,7 @@ class Worker:
             decoder = self._decoders[epoch] = Decoder(self._uplink.calendar, self._connection_id, epoch)
         ticks: list[StoredTick] = []
         for record in frames:
-            decoded = decoder.decode(record.payload, split(record.payload), record.recv_ns, record.first_seq)
-            ticks += decoded
-            if self._awaited and any(tick.instrument_token in self._awaited for tick in decoded):
-                self._awaited, self._first_tick_ns = frozenset(), record.recv_ns
+            ticks += decoder.decode(record.payload, split(record.payload), record.recv_ns, record.first_seq)
         if epoch == self._uplink.epoch and ticks[-1].seq > self._digested_seq:
             fresh = ticks[max(self._digested_seq + 1 - ticks[0].seq, 0) :]
             self._digest.add(fresh)
@@ -401,7 +409,7 @@ class Worker:
             lost_order=self._lost_order,
             unsent=unsent,
             unseen=list(self._unseen),
-            covered_ns=max(self._subscribed_ns, self._first_tick_ns) if all_known else self._uplink.clock.now_ns(),
+            covered_ns=self._subscribed_ns if all_known else self._uplink.clock.now_ns(),
             state=self._state_name(),
             reason=self._state.reason,
             epoch=self._uplink.epoch,

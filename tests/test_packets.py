@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from kiteconnect import KiteTicker
 
 from pipeline.days import Calendar
-from pipeline.kite.packets import Decoder, Layout, Reject, split
+from pipeline.kite.packets import Decoder, Layout, Reject, split, tokens_in
 from pipeline.ticks import (
     Depth,
     DepthLevel,
@@ -396,3 +396,10 @@ def test_one_wrong_length_in_a_uniform_frame(length: int, number: int) -> None:
             bad = bytearray(good)
             bad[at] = value
             check_layout(bytes(bad))
+
+
+@given(st.lists(st.tuples(st.sampled_from(LENGTHS), tokens), max_size=9), st.binary(max_size=9))
+def test_the_instruments_of_a_frame(found, rubbish):
+    """Those of all whole packets, whatever their lengths, and nothing of what follows them."""
+    frame = framed(*(packet(length, token, b"\1") for length, token in found), announced=len(found)) + rubbish
+    assert tokens_in(frame, split(frame)) == {token for _, token in found}

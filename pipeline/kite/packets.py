@@ -106,6 +106,15 @@ class Layout(msgspec.Struct, frozen=True):
     heartbeat: bool = False
 
 
+def tokens_in(frame: bytes, layout: Layout) -> set[int]:
+    """Return the instruments that have a packet in this frame."""
+    return {
+        int.from_bytes(frame[at : at + 4], "big")
+        for run in layout.runs
+        for at in range(run.start + _PREFIX_BYTES, run.end, run.length + _PREFIX_BYTES)
+    }
+
+
 def split(frame: bytes) -> Layout:
     """Find the whole packets of known length in `frame`. Depends on its bytes only, and takes any bytes.
 

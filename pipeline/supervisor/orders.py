@@ -51,7 +51,9 @@ class Orders:
         self._service = service
         self._send = send
         self._clock = clock
-        self._workers = {c: _Worker(had=None if before is None else before.get(c, ())) for c in CONNECTIONS}
+        self._workers = {
+            c: _Worker(had=None if before is None else dict.fromkeys(before.get(c, ()))) for c in CONNECTIONS
+        }
         for connection_id, since in (relieved or {}).items():
             self._workers[connection_id].relieved = dict(since)
 
@@ -102,8 +104,11 @@ class Orders:
     def is_sent(self, connection_id: int, version: int, tokens: Collection[int]) -> bool:
         """Tell whether Kite knows what this order says of these instruments."""
         worker = self._workers[connection_id]
-        missing: Collection[int] = worker.unsent if worker.is_live else worker.told.keys()
-        return worker.heard >= version and not any(token in missing for token in tokens)
+        if worker.heard < version:
+            return False
+        if worker.is_live:
+            return worker.unsent.isdisjoint(tokens)
+        return not any(token in worker.told or token in (worker.had or ()) for token in tokens)
 
     def covers(self, connection_id: int, token: int) -> bool:
         """Tell whether this worker records what it was told of this instrument."""
