@@ -51,9 +51,7 @@ class Orders:
         self._service = service
         self._send = send
         self._clock = clock
-        self._workers = {
-            c: _Worker(had=None if before is None else dict.fromkeys(before.get(c, ()))) for c in CONNECTIONS
-        }
+        self._workers = {c: _Worker(had=None if before is None else before.get(c, ())) for c in CONNECTIONS}
         for connection_id, since in (relieved or {}).items():
             self._workers[connection_id].relieved = dict(since)
 
@@ -108,7 +106,7 @@ class Orders:
             return False
         if worker.is_live:
             return worker.unsent.isdisjoint(tokens)
-        return not any(token in worker.told or token in (worker.had or ()) for token in tokens)
+        return worker.heard == worker.version and not any(token in worker.told for token in tokens)
 
     def covers(self, connection_id: int, token: int) -> bool:
         """Tell whether this worker records what it was told of this instrument."""
