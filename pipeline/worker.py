@@ -336,7 +336,8 @@ class Worker:
             except WireError as error:
                 log.error("from the supervisor: %s", error)
                 continue
-            self._obey(order)
+            if not self._stop.is_set():  # what this epoch had and misses from now on is its successor's to tell
+                self._obey(order)
 
     def _obey(self, order: Order) -> None:
         """Want from now on what the order says, unless one before it was lost: the report asks for a whole one then."""
