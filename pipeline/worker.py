@@ -191,7 +191,8 @@ class Worker:
         for tick in ticks:
             self._unseen.pop(tick.instrument_token, None)
         if len(self._unseen) < before and (not self._unseen or self._reported_unseen - len(self._unseen) >= SEEN_STEP):
-            self._report()
+            self._reported_unseen = len(self._unseen)
+            asyncio.get_running_loop().call_soon(self._report)  # when it is known which frame ended the gap
 
     # Frames to ticks.
 

@@ -198,7 +198,7 @@ def test_the_spare_takes_over_from_a_killed_worker_and_gives_back(kite: Kite, ne
     """5,000 ticks/s, workers 1 and 2 killed in turn: each kill is one gap, exact to the frame, and all come home."""
     kills = round(4 * SCALE)
     service = new_service(universe=UNIVERSE, failover=SOON | {"max_deaths": 1000})
-    kite.load(10_000, frame=5)
+    kite.load(10_000, frame=50)
     begin(service)
     takeovers_ms = []
     for kill in range(kills):
