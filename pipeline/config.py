@@ -214,8 +214,12 @@ class Config(BaseSettings):
 
     @property
     def hash(self) -> str:
-        """A short digest of all settings and secrets: where it differs, a running process is out of date."""
-        return hashlib.sha256(repr(sorted(self.to_child().items())).encode()).hexdigest()[:16]
+        """A short digest of all settings: where it differs, a running process is out of date.
+
+        The access token is left out: a running process may have one that is newer than ours.
+        """
+        variables = self.to_child() | {"KITE_ACCESS_TOKEN": ""}
+        return hashlib.sha256(repr(sorted(variables.items())).encode()).hexdigest()[:16]
 
 
 def load(file: Path | None = None, *, need_credentials: bool = False) -> Config:

@@ -44,6 +44,11 @@ class GapTracker:
         """Whether something is being missed now."""
         return self._cause is not None
 
+    @property
+    def since_ns(self) -> int | None:
+        """Since when something is being missed; None if nothing is, or nobody knows."""
+        return self._from_ns or None if self.is_open else None
+
     def interrupted(self, cause: str, now_ns: int) -> None:
         """Open an interruption, unless one is open or nothing is wanted."""
         if self._cause is None and self._wanted:

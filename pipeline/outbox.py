@@ -84,10 +84,10 @@ class Outlet:
         """Ticks that are spooled and not yet durable."""
         return max(0, self.spool.last.seq - self.durable.seq)
 
-    def append_frames(self, frames: Sequence[Incoming]) -> None:
-        """Spool frames and, if nothing older has to go first, hand them on. Raises SpoolFullError."""
+    def append_frames(self, frames: Sequence[Incoming], missing_since_ns: int | None = None) -> None:
+        """Spool frames and, if nothing older has to go first, hand them on. As `Spool.append_frames`."""
         keeps_up = not self.behind
-        records = self.spool.append_frames(frames)
+        records = self.spool.append_frames(frames, missing_since_ns)
         if keeps_up:
             self._place = self.spool.end
             self._hand_on(records)

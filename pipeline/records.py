@@ -36,7 +36,7 @@ class Kind(IntEnum):
     EVENT = 1
     SEGMENT = 2
     IDLE = 3  # from here on the connection has no instruments: nothing can be missed
-    WANTED = 4  # from here on it has, and has not received a frame yet
+    WANTED = 4  # from here on it has, and misses something since `recv_ns`: no frame came yet, or not of all of them
 
 
 class Record(NamedTuple):

@@ -10,7 +10,7 @@ MAX_TOKENS = 20_000  # in one request; more than can be subscribed, so that the 
 KEPT_CHANGES = 1000  # that `history` can tell of
 
 ConnectionId = Annotated[int, Field(strict=True, ge=1, le=3)]
-HomeId = Annotated[int, Field(strict=True, ge=1, le=2)]  # of a connection that the spare can stand in for
+HomeId = Annotated[int, Field(strict=True, ge=1, le=2)]  # of a connection that the spare stands in for by hand
 Tokens = Annotated[list[Token], Field(min_length=1, max_length=MAX_TOKENS)]
 Action = Literal["subscribe", "unsubscribe", "set_mode", "mirror", "unmirror", "failover", "failback"]
 By = Literal["cli", "client", "universe", "failover"]

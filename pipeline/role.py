@@ -8,6 +8,7 @@ whether it is still what the configuration asks for.
 import fcntl
 import logging
 import os
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ EXIT_SPOOLED = 3  # a worker's exit code: ended in order, but not everything tha
 
 _LOCK_TRIES, _LOCK_PAUSE_S = 10, 0.02  # whoever asks who holds a lock holds it for a moment
 _SOCKET_PATH_MAX = 107  # bytes of sun_path, less the end mark
+STARTING_S = 120.0  # a disk may hang for a while, and come back
+START_SIGN_S = 0.5
 _STATUS_BACKLOG = 1000  # messages kept for a supervisor that is busy; with none running they are dropped
 
 
@@ -162,7 +165,7 @@ class StatusLine:
         self._socket.connect(endpoint(run_dir, STATUS_SOCKET))
 
     def send(self, kind: str, **fields: Any) -> None:
-        """Send one message: `kind` is status, digest or log."""
+        """Send one message: `kind` is status, digest, log or starting."""
         message = {"type": kind, "role": self._role, "pid": os.getpid(), **fields}
         try:
             self._socket.send(orjson.dumps(message), zmq.NOBLOCK)
@@ -172,6 +175,33 @@ class StatusLine:
     def close(self) -> None:
         """Send what is still queued, for a moment, and end."""
         self._socket.close()
+
+
+class StartSigns:
+    """Signs of life from a thread while a process starts: a long file, or a disk that hangs, is no reason to kill it.
+
+    A context manager; it ends with the start, or after STARTING_S, for then something else may be wrong.
+    """
+
+    def __init__(self, context: "zmq.Context[zmq.Socket[bytes]]", run_dir: Path, role: str) -> None:
+        self._line = StatusLine(context, run_dir, role)
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="start", daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _run(self) -> None:
+        give_up_s = time.monotonic() + STARTING_S
+        while time.monotonic() < give_up_s:
+            self._line.send("starting")
+            if self._ended.wait(START_SIGN_S):
+                break
+        self._line.close()
 
 
 class RelayHandler(logging.Handler):

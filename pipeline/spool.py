@@ -134,9 +134,10 @@ class Spool:
         number = max(self._segments, default=0)
         return Position(number, self._segments[number].size if number else 0)
 
-    def append_frames(self, frames: Sequence[Incoming]) -> list[Record]:
+    def append_frames(self, frames: Sequence[Incoming], missing_since_ns: int | None = None) -> list[Record]:
         """Append frames that arrived together, with one write, and return them with their numbers.
 
+        `missing_since_ns` is remembered as `last_recv_ns` in their stead, where they are not yet of all instruments.
         Raises SpoolFullError past the limit or without room on the file system; then nothing of them is kept.
         """
         seq = self.last.seq
@@ -145,7 +146,11 @@ class Spool:
             records.append(Record(Kind.FRAME, seq + 1, ticks, recv_ns, raw))
             encoded.append(encode_record(Kind.FRAME, seq + 1, ticks, recv_ns, raw))
             seq += ticks
-        self._append(b"".join(encoded), self._max_bytes, Mark(seq, self.last.event_seq), frames[-1].recv_ns)
+        last_recv_ns = frames[-1].recv_ns
+        if missing_since_ns is not None:
+            last_recv_ns = missing_since_ns
+            encoded.append(encode_record(Kind.WANTED, seq, 0, last_recv_ns, b""))
+        self._append(b"".join(encoded), self._max_bytes, Mark(seq, self.last.event_seq), last_recv_ns)
         return records
 
     def append_event(self, recv_ns: int, line: bytes) -> Record:

@@ -72,18 +72,24 @@ class Uplink:
             connection_id, opening, calendar=self.calendar, encode=encode, send=self._send, on_loss=on_loss
         )
 
-    def append_frames(self, frames: Sequence[Incoming]) -> None:
-        """Spool frames that arrived together, and hand them on. Raises SpoolFullError; then nothing was kept."""
-        self.outbox.live.append_frames(frames)
+    def append_frames(self, frames: Sequence[Incoming], missing_since_ns: int | None = None) -> None:
+        """Spool frames that arrived together, and hand them on. As `Spool.append_frames`."""
+        self.outbox.live.append_frames(frames, missing_since_ns)
         self._pump_soon()
 
     def mark_wanted(self, *, wanted: bool) -> None:
         """Remember whether the connection has instruments from now on: without, nothing can be missed."""
-        spool = self.outbox.live.spool
-        if wanted == (spool.last_recv_ns > 0):
-            return
+        if wanted != (self.outbox.live.spool.last_recv_ns > 0):
+            self._append_wanted(self.clock.now_ns(), wanted=wanted)
+
+    def mark_told(self, until_ns: int) -> None:
+        """Remember that what was missed until then has been told."""
+        if self.outbox.live.spool.last_recv_ns > 0:
+            self._append_wanted(until_ns, wanted=True)
+
+    def _append_wanted(self, recv_ns: int, *, wanted: bool) -> None:
         try:
-            spool.append_wanted(self.clock.now_ns(), wanted=wanted)
+            self.outbox.live.spool.append_wanted(recv_ns, wanted=wanted)
         except SpoolFullError as error:
             log.error("%s: the next start cannot tell since when nothing was recorded", error)
 

@@ -15,13 +15,14 @@ from typing import Any
 
 import zmq
 import zmq.asyncio
+from pydantic import SecretStr
 
 from pipeline import role
 from pipeline.config import Config, Mode, from_child
 from pipeline.credentials import TokenFile
 from pipeline.days import NS_PER_S
 from pipeline.digest import Digest
-from pipeline.errors import MdsError, SpoolFullError
+from pipeline.errors import ConfigError, MdsError, SpoolFullError
 from pipeline.gaps import Gap, GapTracker
 from pipeline.kite.feed import Batch, Feed, StateChange, classify_text, install_reactor
 from pipeline.kite.packets import Decoder, Reject, split, tokens_in
@@ -86,6 +87,7 @@ class Worker:
         self._status = role.StatusLine(context, config.runtime.run_dir, role.worker_role(connection_id))
         self._token_file = TokenFile(config.token_file)
         self._api_key = config.api_key.get_secret_value()
+        self._access_token = config.access_token  # the one in use
         self._feed = Feed(
             url=config.kite.ws_url,
             api_key=self._api_key,
@@ -153,17 +155,23 @@ class Worker:
             self._log_event("connected", {})
         elif change.cause is not None:
             self._gaps.interrupted(change.cause, now_ns)
-            fields = {"cause": change.cause, "reason": change.reason, "retry_in_s": change.retry_in_s}
-            optional = {"http_status": change.http_status, "close_code": change.close_code}
-            known = {key: value for key, value in optional.items() if value is not None}
-            self._log_event("disconnected" if before == "live" else "not_connected", fields | known)
-            retry = "no further try" if change.retry_in_s is None else f"next try in {change.retry_in_s:.1f} s"
-            log.warning("%s: %s; %s", change.cause, change.reason, retry)
+            if change.is_new:
+                self._log_end(change, "disconnected" if before == "live" else "not_connected")
         elif change.state == "idle":
             self._uplink.mark_wanted(wanted=False)
             if before == "live":
                 self._log_event("idle", {})
         self._report()
+        if change.state == "unauthorised" and change.retry_in_s is None:
+            self._try_stored_token()
+
+    def _log_end(self, change: StateChange, event: str) -> None:
+        fields = {"cause": change.cause, "reason": change.reason, "retry_in_s": change.retry_in_s}
+        optional = {"http_status": change.http_status, "close_code": change.close_code}
+        known = {key: value for key, value in optional.items() if value is not None}
+        self._log_event(event, fields | known)
+        retry = "no further try" if change.retry_in_s is None else f"next try in {change.retry_in_s:.1f} s"
+        log.warning("%s: %s; %s", change.cause, change.reason, retry)
 
     def on_sent(self, batch: Batch) -> None:
         """Follow what has been sent to Kite: the supervisor waits for it."""
@@ -214,29 +222,32 @@ class Worker:
                 rejects.append((recv_ns, layout.rejects))
         if first_ns - self._gaps.last_frame_ns > PAUSE_NS:
             self._look_for_suspension()
+        complete_ns = self._look_for_awaited(frames) if self._announce_due or self._gaps.is_open else None
         try:
-            self._uplink.append_frames(incoming)
+            self._uplink.append_frames(incoming, self._gaps.since_ns if complete_ns is None else None)
         except SpoolFullError as error:
             self._refuse(incoming, error)
             return
-        if (self._announce_due or self._gaps.is_open) and self._feed.confirmed == self._wanted:
-            self._look_for_awaited(frames)
+        if complete_ns is not None:
+            self._awaited = frozenset()
+            self._subscribed_ns = complete_ns
+            self._announce()
+            self._log_gaps(self._gaps.closed(complete_ns))
         self._gaps.last_frame_ns = last_ns
         for recv_ns, found in rejects:
             self._log_rejects(recv_ns, found)
 
-    def _look_for_awaited(self, frames: Sequence[tuple[int, bytes]]) -> None:
-        """End the gap with the first frame that shows that Kite has taken all that was sent.
+    def _look_for_awaited(self, frames: Sequence[tuple[int, bytes]]) -> int | None:
+        """Return the time of the first frame that shows that Kite has taken all that is wanted, None without one.
 
         That is one with a tick of those that were sent last; frames without may have been under way before.
         """
+        if self._feed.confirmed != self._wanted:
+            return None
         for recv_ns, payload in frames:
             if not self._awaited or not self._awaited.isdisjoint(tokens_in(payload, split(payload))):
-                self._awaited = frozenset()
-                self._subscribed_ns = recv_ns
-                self._announce()
-                self._log_gaps(self._gaps.closed(recv_ns))
-                return
+                return recv_ns
+        return None
 
     def _encode(self, epoch: int, frames: Sequence[Record]) -> bytes:
         """Decode frames of one stream and return their JSON lines."""
@@ -393,9 +404,24 @@ class Worker:
         """Take up an access token that was stored since this process began."""
         token = self._token_file.poll()
         if token is not None:
-            hide(token)
             log.info("there is a new access token")
-            self._feed.set_credentials(self._api_key, token)
+            self._use(token)
+
+    def _try_stored_token(self) -> None:
+        """Try the token in the file, if it is another one: what this process began with may be older."""
+        try:
+            stored = self._token_file.read()
+        except ConfigError as error:
+            log.warning("the stored access token cannot be used: %s", error)
+            return
+        if stored is not None and stored.access_token != self._access_token:
+            log.info("trying the stored access token instead")
+            self._use(stored.access_token.get_secret_value())
+
+    def _use(self, token: str) -> None:
+        hide(token)
+        self._access_token = SecretStr(token)
+        self._feed.set_credentials(self._api_key, token)
 
     def _report(self) -> None:
         outbox, before = self._uplink.outbox, self._uplink.predecessor
@@ -464,7 +490,10 @@ class Worker:
         """Close the socket, hand on everything, and wait until it is durable; return the exit code."""
         await self._feed.stop()
         self._flush()
-        self._log_gaps(self._gaps.closed(self._uplink.clock.now_ns()))
+        if self._gaps.is_open:
+            now_ns = self._uplink.clock.now_ns()
+            self._log_gaps(self._gaps.closed(now_ns))
+            self._uplink.mark_told(now_ns)
         outbox = self._uplink.outbox
         self._log_event("stopped", {"last_seq": outbox.live.spool.last.seq})
         stored = await self._uplink.finish(DRAIN_S)
@@ -503,7 +532,9 @@ def main() -> int:
 
 
 async def _run(config: Config, connection_id: int, context: "zmq.Context[zmq.Socket[bytes]]", *, drain: bool) -> int:
-    return await Worker(config, connection_id, context).run(drain=drain)
+    with role.StartSigns(context, config.runtime.run_dir, role.worker_role(connection_id)):
+        worker = Worker(config, connection_id, context)
+    return await worker.run(drain=drain)
 
 
 def _is_accepted(api_url: str, api_key: str, access_token: str) -> bool | None:

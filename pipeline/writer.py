@@ -112,8 +112,9 @@ class Writer:
 
     def run(self) -> None:
         """Record until stopped. Raises OSError when the disk cannot be used at all."""
-        if not self._recover():
-            return
+        with role.StartSigns(self._context, self._run_dir, role.WRITER):
+            if not self._recover():
+                return
         pull: zmq.Socket[bytes] = self._context.socket(zmq.PULL)
         pull.setsockopt(zmq.RCVHWM, RECEIVE_BATCHES)
         pull.bind(role.endpoint(self._run_dir, TICKS_SOCKET))

@@ -194,6 +194,7 @@ def test_silence_is_noticed():
     assert status.health.reasons == [
         "connection 1 (primary) is down, its process does not answer: 2 instruments uncovered",
         "the writer does not answer",
+        "there is no spare: connection 3 (tertiary) is down, its process does not answer",
     ]
 
 

@@ -268,8 +268,8 @@ def test_what_is_running_is_adopted(config, caplog):
     assert f"worker-1 (process {older.pid}) is running, adopted" in caplog.text
 
 
-def test_what_runs_with_another_configuration_is_restarted(config):
-    """It is adopted, asked to end when its turn comes, and then started as it is configured now."""
+def test_what_runs_with_another_configuration_is_outdated(config):
+    """It is adopted, asked to end when it is restarted, and then started as it is configured now."""
     older = run_older(config, "worker-1", config_hash="other")
 
     async def scenario():
@@ -277,7 +277,9 @@ def test_what_runs_with_another_configuration_is_restarted(config):
             family.add("worker-1", "the_child", "lock", "worker-1")
             child = family.all["worker-1"]
             assert child.pid == older.pid
-            await asyncio.gather(family.renew(), asyncio.to_thread(older.wait, DEADLINE_S))
+            assert family.outdated() == ["worker-1"]
+            await asyncio.gather(family.restart("worker-1"), asyncio.to_thread(older.wait, DEADLINE_S))
+            assert family.outdated() == []
             assert older.returncode == -signal.SIGTERM
             await until(lambda: "ready" in output(config, "worker-1"))
             holder = read_holder(role.lock_path(config, "worker-1"))

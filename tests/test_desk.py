@@ -57,9 +57,10 @@ class Workers:
         self.relieved = []
         self.heard = []
 
-    def tell(self, connection_id, wanted, *, keep_open=False):
+    def tell(self, connection_id, wanted, *, keep_open=False, again=()):
         """Take what is new."""
-        if self.told[connection_id] == wanted and self.kept_open[connection_id] == keep_open:
+        is_same = self.told[connection_id] == wanted and self.kept_open[connection_id] == keep_open
+        if is_same and not set(wanted) & set(again):
             return False
         self.told[connection_id], self.kept_open[connection_id] = wanted, keep_open
         self.versions[connection_id] += 1

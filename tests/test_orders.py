@@ -235,6 +235,31 @@ def test_the_first_worker_of_a_run_learns_what_the_last_run_had(house):
     assert house.worker.first_order.before == []
 
 
+def test_who_has_ended_covers_nothing(house):
+    """Whatever a process has said: when it is gone, it does not record."""
+    wanted = {6: "quote"}
+    house.orders.tell(1, wanted)
+    house.deliver(wanted)
+    house.carry_out(wanted)
+    assert house.covered() == {6}
+    house.orders.gone(1)
+    assert house.covered() == set()
+
+
+def test_what_is_told_again_is_covered_when_the_worker_has_answered(house):
+    """It may have hung since it said that it records it."""
+    wanted = {5: "full", 6: "quote"}
+    house.orders.tell(1, wanted)
+    house.deliver(wanted)
+    house.carry_out(wanted)
+    assert not house.orders.tell(1, wanted)
+    assert house.orders.tell(1, wanted, again=[6, 7])
+    assert house.covered() == {5}
+    (order,) = house.deliver(wanted)
+    assert order.changed == {6: "quote"}
+    assert house.covered() == {5, 6}
+
+
 def test_a_connection_may_be_kept_open(house):
     """With nothing to record it is told so all the same, once."""
     house.orders.tell(1, {})

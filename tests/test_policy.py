@@ -74,13 +74,14 @@ def test_who_is_silent_for_too_long_hangs():
     heartbeats.heard("worker-1", 11.8)
     assert heartbeats.overdue(12.0) == ["writer"]
     heartbeats.ended("writer")
-    assert heartbeats.overdue(12.1) == []
+    heartbeats.heard("writer", 12.0)  # its last words
+    assert [role for tenth in range(121, 160) for role in heartbeats.overdue(tenth / 10)] == ["worker-1"] * 21
 
 
 def test_a_checker_that_hung_itself_accuses_nobody():
     """After a pause of its own (a suspended machine, a stopped process) everybody has the whole time again."""
     heartbeats = Heartbeats(limit_s=2.0, starting_s=10.0)
-    heartbeats.heard("writer", 0.0)
+    heartbeats.started("writer", 0.0, is_new=False)
     assert heartbeats.overdue(0.5) == []
     assert heartbeats.overdue(100.0) == []
     assert heartbeats.overdue(100.9) == []
@@ -96,8 +97,9 @@ class Service:
     def __init__(self, *, has_spare: bool = True, homes: tuple[int, ...] = (1, 2), all_live: bool = True) -> None:
         self.policy = FailoverPolicy(after_s=AFTER_S, stable_s=STABLE_S, starting_s=STARTING_S, has_spare=has_spare)
         self.homes = set(homes)
-        self.failed_over: set[int] = set()
+        self.failed_over: dict[int, set[int]] = {}
         self.by_hand: set[int] = set()
+        self.waiting: set[int] = set()
         self.done: list[tuple[float, str, int]] = []
         self.now_s = 0.0
         if all_live:
@@ -114,7 +116,11 @@ class Service:
 
     @property
     def situation(self) -> Situation:
-        return Situation(self.homes, self.failed_over, self.by_hand)
+        return Situation(self.homes, self.failed_over, self.by_hand, self.waiting)
+
+    @property
+    def unfit(self) -> set[int]:
+        return self.policy.unfit(self.now_s)
 
     @property
     def kept_open(self) -> set[int]:
@@ -127,9 +133,9 @@ class Service:
             for action in self.policy.actions(self.situation, self.now_s):
                 self.done.append((self.now_s, type(action).__name__, action.connection_id))
                 if isinstance(action, FailOver):
-                    self.failed_over.add(action.connection_id)
+                    self.failed_over[action.connection_id] = {3}
                 else:
-                    self.failed_over.discard(action.connection_id)
+                    del self.failed_over[action.connection_id]
             if self.now_s >= end_s:
                 return self.done[before:]
             self.now_s += 0.125
@@ -254,12 +260,108 @@ def test_a_connection_without_instruments_needs_no_spare():
 def test_what_is_done_by_hand_is_undone_by_hand():
     """A drill lasts until it is ended."""
     service = Service()
-    service.failed_over.add(1)
+    service.failed_over[1] = {3}
     service.by_hand.add(1)
     service.hear(3, "connecting", "live")
-    service.hear(1, "idle")
-    assert service.kept_open == set()
+    assert service.kept_open == {1}
     assert service.until(100.0) == []
+
+
+def test_what_is_done_by_hand_is_undone_where_the_spare_fails():
+    """A drill must not cost anything: the connection is live, and takes its instruments back."""
+    service = Service()
+    service.failed_over[1] = {3}
+    service.by_hand.add(1)
+    service.hear(3, "connecting")
+    assert service.until(STARTING_S) == []
+    service.hear(3, "live", "closed", "connecting")
+    assert service.until(5.75) == []
+    assert service.until(6.25) == [(6.0, "FailBack", 1)]
+    service.failed_over[2] = {3}
+    service.by_hand.add(2)
+    service.hear(3, "live")
+    assert service.until(7.0) == []
+    service.hear(3, "died")
+    assert service.until(7.25) == [(7.0, "FailBack", 2)]
+
+
+@pytest.mark.parametrize("by_hand", [False, True])
+def test_who_is_live_makes_room_for_others(by_hand):
+    """Where something of another home finds no place, a live connection does not wait to be stable."""
+    service = Service()
+    service.failed_over[1] = {3}
+    service.by_hand |= {1} if by_hand else set()
+    service.hear(3, "connecting", "live")
+    service.hear(2, "died")
+    assert service.until(0.25) == [(0.0, "FailOver", 2)]
+    service.waiting.add(2)
+    assert service.until(0.5) == [(0.25, "FailBack", 1)]
+
+
+def test_without_the_spare_another_takes_over():
+    """The spare has been given up: who else can record does, and nobody moves where nobody can."""
+    service = Service()
+    service.hear(3, "given_up")
+    service.hear(1, "given_up")
+    assert service.until(0.25) == [(0.0, "FailOver", 1)]
+    service.hear(2, "died")
+    assert service.until(1.0) == []
+
+
+def test_the_spare_s_own_instruments_are_taken_over_too():
+    """What was subscribed on connection 3 is carried by the others."""
+    service = Service(homes=(1, 2, 3))
+    service.hear(3, "connecting", "live", "died")
+    assert service.until(0.25) == [(0.0, "FailOver", 3)]
+    service.failed_over[3] = {1}
+    service.hear(3, "started", "connecting", "live")
+    assert service.until(30.5) == [(30.25, "FailBack", 3)]
+
+
+def test_after_an_outage_nobody_is_in_a_hurry():
+    """The first connection that is live again does not take the other for lost: that one has its moment as well."""
+    service = Service()
+    for connection_id in (1, 2):
+        service.hear(connection_id, "closed", "connecting")
+    assert service.until(20.0) == []
+    service.hear(1, "live")
+    assert service.until(20.875) == []
+    service.hear(2, "live")
+    assert service.until(60.0) == []
+
+
+def test_who_cannot_record_is_unfit():
+    """Gone, refused, or away for more than a moment; at first a connection has longer."""
+    service = Service()
+    assert service.unfit == set()
+    service.hear(1, "closed", "connecting")
+    service.hear(2, "limited")
+    service.hear(3, "connecting")
+    assert service.unfit == {2}
+    service.until(AFTER_S)
+    assert service.unfit == {1, 2}
+    service.hear(1, "live")
+    service.hear(2, "connecting", "live")
+    service.until(STARTING_S + AFTER_S)
+    assert service.unfit == {3}
+    service.hear(3, "died", "started")
+    assert service.unfit == {3}
+    service.hear(3, "idle")
+    assert service.unfit == set()
+
+
+def test_nothing_is_decided_before_all_that_was_adopted_has_spoken():
+    """A new run must not undo a failover only because it has not heard of the spare yet."""
+    service = Service(all_live=False)
+    service.failed_over[1] = {3}
+    for connection_id in (1, 2, 3):
+        service.hear(connection_id, "adopted")
+    service.hear(1, "live")
+    service.hear(2, "died")
+    assert service.until(1.0) == []
+    assert service.unfit == set()
+    service.hear(3, "live")
+    assert service.until(2.0) == [(1.0, "FailOver", 2)]
 
 
 def test_without_a_spare_a_connection_only_reconnects():
@@ -300,7 +402,7 @@ def test_any_history(history):
         service.hear(connection_id, "started", "connecting", "live")
     service.hear(3, "started", "idle")
     service.until(service.now_s + STABLE_S + 2)
-    assert service.failed_over == set()
+    assert service.failed_over == {}
     for connection_id in (1, 2):
         kinds = [kind for _, kind, c in service.done if c == connection_id]
         assert kinds == ["FailOver", "FailBack"] * (len(kinds) // 2)

@@ -508,7 +508,7 @@ def test_files_that_contradict_themselves(path, content):
     [
         ({"format": 2}, "format: "),
         ({"more": 1}, "more: "),
-        ({"failed_over": [3]}, "failed_over.0: "),
+        ({"failed_over": [4]}, "failed_over.0: "),
         ({"universe": {"depth": []}}, "universe.depth"),
         ({"subscribed": [{"connection_id": 4, "mode": "ltp", "tokens": [1]}]}, "subscribed.0.connection_id: "),
         ({"subscribed": [{"connection_id": 1, "mode": "ltp", "tokens": [0]}]}, "subscribed.0.tokens.0: "),

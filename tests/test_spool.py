@@ -132,6 +132,17 @@ def test_a_connection_without_instruments_has_nothing_to_miss(tmp_path):
     assert Spool.open(spool.folder).last_recv_ns == 9
 
 
+def test_frames_that_are_not_of_all_instruments_do_not_count_as_complete(tmp_path):
+    """Whoever is killed meanwhile leaves word since when something is missing."""
+    spool = Spool.create(tmp_path / "1", LARGE)
+    spool.append_frames([Incoming(5, 1, b"a")])
+    records = spool.append_frames([Incoming(8, 1, b"b"), Incoming(9, 1, b"c")], missing_since_ns=5)
+    assert [record.first_seq for record in records] == [2, 3]
+    assert (spool.last_recv_ns, Spool.open(spool.folder).last_recv_ns) == (5, 5)
+    spool.append_frames([Incoming(12, 1, b"d")])
+    assert (spool.last_recv_ns, Spool.open(spool.folder).last_recv_ns) == (12, 12)
+
+
 def test_the_last_receive_time_is_taken_over_until_a_frame_comes(tmp_path):
     """An epoch that is killed before its first frame still tells since when nothing was recorded."""
     spool = Spool.create(tmp_path / "1", LARGE, last_recv_ns=77)

@@ -385,6 +385,59 @@ def test_failing_over_and_back():
     assert wanted(subscriptions) == [set(FULL), {11, 12, 13, 14, 15}, {21, 22}]
 
 
+@pytest.mark.usefixtures("small")
+@pytest.mark.parametrize("order", [(1, 2), (2, 1)])
+def test_of_both_homes_the_primary_finds_room_first(order):
+    """Whoever fails first: what has to make room for the primary's goes, as its home is dead too."""
+    subscriptions = Subscriptions(3)
+    subscriptions.subscribe([1, 2, 3, 4, 5], "quote", NOW)
+    subscriptions.subscribe([11, 12, 13, 14, 15], "full", NOW)
+    cover(subscriptions)
+    unfit: set[int] = set()
+    for home in order:
+        unfit = {*unfit, home}
+        subscriptions.avoid(unfit)
+        subscriptions.failover(home)
+        cover(subscriptions, 3)
+    assert wanted(subscriptions)[2] == {1, 2, 3, 4, 5, 11}
+    assert subscriptions.waiting == {2}
+    assert [subscriptions.carriers_of(home) for home in (1, 2)] == [{3}, {3}]
+
+
+@pytest.mark.usefixtures("small")
+def test_who_has_a_home_that_is_well_is_not_dropped_for_others():
+    """A drill by hand: what has to make room goes home first."""
+    subscriptions = Subscriptions(3)
+    subscriptions.subscribe([1, 2, 3, 4, 5], "quote", NOW)
+    subscriptions.subscribe([11, 12, 13, 14, 15], "full", NOW)
+    subscriptions.failover(2, by_hand=True)
+    cover(subscriptions)
+    subscriptions.avoid({1})
+    subscriptions.failover(1)
+    assert wanted(subscriptions)[2] == {1, 11, 12, 13, 14, 15}
+    cover(subscriptions, 2, 3)
+    assert wanted(subscriptions)[1:] == [{12, 13, 14, 15}, {1, 2, 3, 4, 5, 11}]
+
+
+@pytest.mark.usefixtures("small")
+def test_a_spare_that_is_no_good_carries_only_what_nobody_else_can():
+    """The others come first; where the spare is all there is, it may be back before the home is."""
+    subscriptions = Subscriptions(3)
+    subscriptions.subscribe([1, 2, 3, 4], "quote", NOW)
+    subscriptions.subscribe([11, 12, 13], "full", NOW)
+    subscriptions.failover(1)
+    cover(subscriptions)
+    assert [subscriptions.carrier(t) for t in (1, 2, 3, 4)] == [3, 3, 3, 3]
+    assert subscriptions.avoid({1, 3}) == Changed([1, 2, 3], {"2": 3})
+    assert [subscriptions.carrier(t) for t in (1, 2, 3, 4)] == [2, 2, 2, 3]
+    cover(subscriptions)
+    assert subscriptions.avoid({1}) == Changed([])
+    subscriptions.failback()
+    assert subscriptions.avoid({1, 2, 3}) == Changed([])
+    assert "no other connection can record" in str(refused(lambda: subscriptions.failover(1, by_hand=True)))
+    assert subscriptions.failed_over == set()
+
+
 def test_new_instruments_of_a_home_that_has_failed_over_go_to_the_spare():
     """They are carried from the start, and come home with the others."""
     subscriptions = Subscriptions(3)
@@ -409,6 +462,7 @@ class Rules:
         self.ticks: Counter[int] = Counter()
         self.mirroring = False
         self.failed_over = set()
+        self.unfit = set()
         self.max_connections = max_connections
         self.overflow = overflow
 
@@ -521,7 +575,6 @@ def in_order(changed):
 tokens_ = st.lists(st.integers(1, 24), min_size=1, max_size=8)
 modes = st.sampled_from(["ltp", "quote", "full"])
 connections_ = st.sampled_from(CONNECTIONS)
-homes = st.sampled_from([1, 2])
 
 
 class Requests(RuleBasedStateMachine):
@@ -616,7 +669,7 @@ class Requests(RuleBasedStateMachine):
         self.mirrored |= on
         self._request(lambda: in_order(self.real.mirror(on)), lambda: in_order(self.model.mirror(on)))
 
-    @rule(connection_id=homes)
+    @rule(connection_id=connections_)
     def failover(self, connection_id):
         """Only where there is a spare."""
         if self.max_connections < 3:
@@ -625,13 +678,19 @@ class Requests(RuleBasedStateMachine):
         self.model.failed_over.add(connection_id)
         self._move(lambda: self.real.failover(connection_id))
 
-    @rule(connection_id=st.none() | homes)
+    @rule(connection_id=st.none() | connections_)
     def failback(self, connection_id):
         """Of one home or both."""
-        self.model.failed_over -= {connection_id} if connection_id else {1, 2}
+        self.model.failed_over -= {connection_id} if connection_id else set(CONNECTIONS)
         self._move(lambda: self.real.failback(connection_id))
 
     # What happens meanwhile.
+
+    @rule(unfit=st.sets(connections_))
+    def avoid(self, unfit):
+        """Connections fail, and come back."""
+        self.model.unfit = unfit
+        self._move(lambda: self.real.avoid(unfit))
 
     @rule(connection_id=connections_)
     def cover(self, connection_id):
@@ -687,7 +746,7 @@ class Requests(RuleBasedStateMachine):
         """Each instrument has one carrier, its home unless that has failed over; the spare mirrors what fits."""
         for token, (home, _) in self.model.known.items():
             carrier = self.real.carrier(token)
-            others = {3, 1, 2} - self.model.failed_over if home in self.model.failed_over else set()
+            others = set(CONNECTIONS) - self.model.failed_over if home in self.model.failed_over else set()
             assert carrier in {home, *others}
             is_copied = self.model.mirroring and home == 1 and carrier != 3
             assert self.real.is_mirrored(token) == (is_copied and token in self.real.wanted(3))
@@ -716,9 +775,17 @@ class Requests(RuleBasedStateMachine):
 
     @invariant()
     def make_before_break(self):
-        """What has been on the wire is on the wire somewhere, until it is unsubscribed."""
-        live = set().union(*self.live.values())
-        assert self.covered <= live
+        """What has been on the wire is on the wire somewhere, until it is unsubscribed.
+
+        Not so what had to make room for others, and has a home that can do nothing for it.
+        """
+        lost = self.model.failed_over & self.model.unfit
+        self.covered -= {
+            t
+            for t in self.covered
+            if self.model.known[t][0] in lost and self.real.carrier(t) in {*lost, *self.model.unfit}
+        }
+        assert self.covered <= set().union(*self.live.values())
 
     # How it is done.
 
@@ -733,11 +800,18 @@ class Requests(RuleBasedStateMachine):
         return len([t for t in self._carried_by(connection_id) if self.model.known[t][0] != connection_id])
 
     def _nobody_stays_behind(self):
-        """Where a home has failed over, what stays on it found no room anywhere else."""
-        for home in self.model.failed_over:
-            if self._carried_by(home):
-                for place in {1, 2, 3} - self.model.failed_over:
-                    assert len(self._carried_by(place)) == LIMIT
+        """Where a home has failed over, what stays on it found no room anywhere else; the primary's found it first."""
+        places = {1, 2, 3} - self.model.failed_over
+        staying = {home for home in self.model.failed_over if self._carried_by(home)}
+        assert self.real.waiting == staying
+        assert not staying or all(len(self._carried_by(place)) == LIMIT for place in places)
+        fit = places - self.model.unfit
+        room = sum(LIMIT - len(self.model.on(place)) for place in fit)
+        for home in sorted(self.model.failed_over):
+            found = [self.real.carrier(token) for token in self.model.on(home)]
+            assert set(self.real.carriers_of(home)) == {*found} - {home}
+            assert sum(place in fit for place in found) == min(len(found), room)
+            room = max(room - len(found), 0)
 
     def _observed(self):
         real = self.real

@@ -14,7 +14,7 @@ import threading
 import time
 import traceback
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
@@ -57,6 +57,7 @@ class StateChange:
     http_status: int | None = None  # with refused: 403 bad token, 429 too many connections
     close_code: int | None = None  # with closed: the server's, 1006 where it sent none
     retry_in_s: float | None = None  # with waiting; with unauthorised None: not before there is another token
+    is_new: bool = True  # False: it was idle meanwhile, and waits on
 
 
 class Listener(Protocol):
@@ -180,6 +181,10 @@ class _ResolverThread(threading.Thread):
         super().__init__(*args, **kwargs, daemon=True)
 
 
+def _finite(seconds: float) -> float | None:
+    return None if seconds == math.inf else seconds
+
+
 class Feed:
     """One Kite connection: open while it is needed, subscribed to exactly what is wanted, replaced when it dies.
 
@@ -214,6 +219,7 @@ class Feed:
         self._confirmed: dict[int, Mode] = {}
         self._retry = Retry()
         self._next_try_at = clock()
+        self._ended = StateChange("waiting")  # how the last attempt did
         self._wake = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -261,7 +267,7 @@ class Feed:
                 await self._woken()
             elif wait_s > 0:
                 if self.state == "idle":
-                    self._change(StateChange("waiting", retry_in_s=wait_s))
+                    self._change(replace(self._ended, retry_in_s=_finite(wait_s), is_new=False))
                 await self._woken(wait_s)
             else:
                 await self._attempt()
@@ -308,16 +314,15 @@ class Feed:
         if credentials is not self._credentials:  # they came while the old ones were being refused
             wait_s = 0.0
         self._next_try_at = self._clock() + wait_s
-        self._change(
-            StateChange(
-                "unauthorised" if end.http_status == 403 else "waiting",
-                end.cause,
-                redact(reason, filter(None, credentials))[:REASON_CHARS],
-                end.http_status,
-                end.close_code,
-                None if wait_s == math.inf else wait_s,
-            )
+        self._ended = StateChange(
+            "unauthorised" if end.http_status == 403 else "waiting",
+            end.cause,
+            redact(reason, filter(None, credentials))[:REASON_CHARS],
+            end.http_status,
+            end.close_code,
+            _finite(wait_s),
         )
+        self._change(self._ended)
 
     async def _is_refused(self, credentials: tuple[str, str]) -> bool:
         """Ask whether the token is refused for good; False where nobody can tell, or nobody wants to know any more."""

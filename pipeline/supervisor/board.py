@@ -28,6 +28,7 @@ FRESH_S = 5.0  # a tick within so long: data is flowing
 RATE_S = 10.0
 STALE_S = 3.0  # a process that has said nothing for so long counts as not answering
 LAG_TICKS = 50_000  # received, not yet durable: the writer is behind
+NO_SPARE = ("down", "silent", "unauthorised", "rate_limited")  # states in which it could not take over
 ROLES_SHOWN = (SUPERVISOR, WRITER, *(worker_role(c) for c in CONNECTIONS), "http", SIMULATOR)
 
 
@@ -230,6 +231,9 @@ class Board:
         if pending > LAG_TICKS:
             reasons.append(f"{pending} ticks are received and not yet durable")
         reasons += [f"{name} is {p.state}" for name, p in processes.items() if p.state in ("restarting", "failed")]
+        spare = connections[str(TERTIARY)]
+        if spare.state in NO_SPARE and TERTIARY not in uncovered and _runs(processes[worker_role(TERTIARY)]):
+            reasons.append(f"there is no spare: connection 3 (tertiary) is {spare.state}, {spare.reason}")
         reasons += [
             f"connection {c} has failed over, others record its instruments"
             for c in sorted(self._subscriptions.failed_over)
@@ -363,6 +367,10 @@ class View:
     def processes(self) -> dict[str, Process]:
         """All processes."""
         return {name: self._board.process(name, self._children, self._own_pid) for name in ROLES_SHOWN}
+
+
+def _runs(process: Process) -> bool:
+    return process.state == "running"
 
 
 def _writer_state(message: Mapping[str, Any], child: Child | None) -> str:

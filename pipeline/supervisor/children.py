@@ -76,12 +76,14 @@ class Children:
                     self.all[name] = child
                     self.terminate(name)
 
-    async def renew(self) -> None:
-        """Restart what was adopted from another version or configuration, one at a time."""
-        for child in list(self.all.values()):
-            if child.is_outdated and not child.is_ending:
-                log.info("%s has another version or configuration, restarting it", child.role)
-                await self._replace(child)
+    def outdated(self) -> list[str]:
+        """Return the roles that were adopted from another version or configuration."""
+        return [name for name, child in self.all.items() if child.is_outdated and not child.is_ending]
+
+    def begin_anew(self, name: str) -> None:
+        """End a child in order; it is started again at once, with the settings of now."""
+        self.all[name].is_outdated = True
+        self.terminate(name)
 
     async def restart(self, name: str) -> int | None:
         """End a child in order and start it anew; return the new pid. Raises RequestRefusedError."""
@@ -100,8 +102,7 @@ class Children:
 
     async def _replace(self, child: Child) -> None:
         old_pid = child.pid
-        child.is_outdated = True
-        self.terminate(child.role)
+        self.begin_anew(child.role)
         if not await self._wait_gone(child, RENEW_S):
             self.terminate(child.role, signal.SIGKILL)
         while child.pid in (None, old_pid) and not child.is_ending:

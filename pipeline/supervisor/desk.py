@@ -6,9 +6,10 @@ when its new one covers it and the move is on disk: whoever reads the file after
 """
 
 import asyncio
+import contextlib
 import logging
 from collections import Counter
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any
 
 from pipeline.config import CONNECTIONS, Mode
@@ -77,12 +78,20 @@ class Desk:
             "history": Method(HistoryParams, self._tell_history),
         }
 
-    def tell_workers(self) -> list[int]:
-        """Tell each worker what is new for it; return those for which something was."""
+    def tell_workers(self, moved: Collection[int] = ()) -> list[int]:
+        """Tell each worker what is new for it; return those for which something was.
+
+        Who has `moved` to a connection that has it already is told there again: the old place lets go only when this
+        has been heard.
+        """
+        arrived: dict[int, set[int]] = {c: set() for c in CONNECTIONS}
+        for token in moved:
+            if place := self._subscriptions.carrier(token):
+                arrived[place].add(token)
         return [
             c
             for c in CONNECTIONS
-            if self._orders.tell(c, self._subscriptions.wanted(c), keep_open=c in self._kept_open)
+            if self._orders.tell(c, self._subscriptions.wanted(c), keep_open=c in self._kept_open, again=arrived[c])
         ]
 
     def keep_open(self, connections: set[int]) -> None:
@@ -91,12 +100,27 @@ class Desk:
             self._kept_open = connections
             self.tell_workers()
 
+    def lose(self, connection_id: int) -> None:
+        """Take note that a worker has ended."""
+        self._orders.gone(connection_id)
+
+    async def until_left(self, connection_id: int, timeout_s: float) -> bool:
+        """Wait until all that has a new place has left this connection; False if that takes too long."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                while self._subscriptions.leaving[connection_id]:
+                    await self.until_news()
+        return not self._subscriptions.leaving[connection_id]
+
+    async def until_news(self) -> None:
+        """Wait until something has been heard of a worker."""
+        await self._news.wait()
+
     def hear(self, status: Mapping[str, Any]) -> None:
         """Take in a worker's status: what moved to it and is covered now is let go where it was."""
         self._orders.hear(status, self._subscriptions.wanted(status["connection_id"]))
         self._let_go()
-        self._news.set()
-        self._news = asyncio.Event()
+        self._spread_news()
 
     def change(
         self,
@@ -117,13 +141,25 @@ class Desk:
         except RequestRefusedError as error:
             self._history.refused(action, by, tokens or [], str(error), mode)
             raise
-        orders = {c: self._orders.version(c) for c in self.tell_workers()}
+        orders, saving = self._carry_out(action, by, changed, reason)
+        return changed, orders, saving
+
+    def avoid(self, unfit: set[int], reason: str) -> None:
+        """Let these connections carry for others only what no other has room for."""
+        changed = self._subscriptions.avoid(unfit)
+        if changed.instruments:
+            self._carry_out("failover", "failover", changed, reason)
+
+    def _carry_out(
+        self, action: Action, by: By, changed: Changed, reason: str
+    ) -> tuple[dict[int, int], "asyncio.Task[bool]"]:
+        orders = {c: self._orders.version(c) for c in self.tell_workers(changed.instruments)}
         self._history.done(action, by, changed, reason)
         log.info("%s: %d instruments, asked by %s%s", action, len(changed.instruments), by, reason and f": {reason}")
         saving = asyncio.create_task(self._keep(changed.instruments))
         self._saving.add(saving)
         saving.add_done_callback(self._saving.discard)
-        return changed, orders, saving
+        return orders, saving
 
     # The requests.
 
@@ -215,9 +251,14 @@ class Desk:
             for (old, new), tokens in gone.items():
                 self._orders.relieve(old, tokens, by=new)
             self.tell_workers()
+            self._spread_news()
             saving = asyncio.create_task(self._save())
             self._saving.add(saving)
             saving.add_done_callback(self._saving.discard)
+
+    def _spread_news(self) -> None:
+        self._news.set()
+        self._news = asyncio.Event()
 
     async def _confirm(self, orders: dict[int, int], tokens: set[int], give_up_at: float) -> list[Pending]:
         """Wait until the orders have been carried out, and return those connections where they have not."""

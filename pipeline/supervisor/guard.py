@@ -3,6 +3,8 @@
 It hears what happens to processes and connections, asks `policy` what to do about it, and has it done.
 """
 
+import asyncio
+import contextlib
 import logging
 import signal
 import time
@@ -14,7 +16,7 @@ from pipeline.config import CONNECTIONS, Config
 from pipeline.role import WRITER, worker_role
 from pipeline.supervisor.children import Child, Children
 from pipeline.supervisor.desk import Desk
-from pipeline.supervisor.policy import Event, FailOver, FailoverPolicy, Heartbeats, Situation
+from pipeline.supervisor.policy import Action, Event, FailBack, FailOver, FailoverPolicy, Heartbeats, Situation
 from pipeline.supervisor.subscriptions import TERTIARY, Subscriptions
 
 log = logging.getLogger(__name__)
@@ -22,6 +24,7 @@ log = logging.getLogger(__name__)
 CHECK_S = 0.1
 HUNG_S = 2.0  # without a sign of life
 STARTING_S = 10.0  # until a new process gives the first one, and until a connection that was never live counts as lost
+RELIEVED_S = 5.0  # for others to cover what a worker records that is to be restarted
 
 _EVENTS: Mapping[str, Event] = {  # by the state that a worker reports
     "idle": "idle",
@@ -51,12 +54,14 @@ class Guard:
         self._children = children
         self._log_event = log_event
         self._heartbeats = Heartbeats(HUNG_S, STARTING_S)
+        self._has_spare = config.kite.max_connections >= TERTIARY
         self._policy = FailoverPolicy(
             after_s=config.failover.after_ms / 1000,
             stable_s=config.failover.stable_s,
             starting_s=STARTING_S,
-            has_spare=config.kite.max_connections >= TERTIARY,
+            has_spare=self._has_spare,
         )
+        self._is_stopped = False
 
     def hear_child(self, child: Child) -> None:
         """Take note of a process that has started or ended."""
@@ -66,25 +71,23 @@ class Guard:
         if child.pid is None or child.is_draining:
             self._heartbeats.ended(child.role)
         else:
-            self._heartbeats.started(child.role, now_s)
+            self._heartbeats.started(child.role, now_s, is_new=child.process is not None)
         if child.role in _WORKERS:
-            event: Event = "given_up" if child.state == "failed" else "started" if child.pid is not None else "died"
-            self._policy.hear(_WORKERS[child.role], "ended" if child.is_ending else event, now_s)
-            self.act()
+            self._hear(child.role, _event_of(child), now_s)
 
     def hear_end(self, role: str) -> None:
         """Take note of a process that is being ended and started again: its socket closes first of all."""
         if role in _WORKERS:
-            self._policy.hear(_WORKERS[role], "died", time.monotonic())
-            self.act()
+            self._hear(role, "died", time.monotonic())
 
     def hear_status(self, message: Mapping[str, Any]) -> None:
         """Take note of a sign of life, and of what a connection does."""
         now_s = time.monotonic()
         self._heartbeats.heard(message["role"], now_s)
         if message["type"] == "status" and message.get("state") in _EVENTS and message["role"] in _WORKERS:
-            self._policy.hear(_WORKERS[message["role"]], _EVENTS[message["state"]], now_s)
-            self.act()
+            self._hear(message["role"], _EVENTS[message["state"]], now_s)
+            if message["state"] == "unauthorised":
+                self._offer_token(self._children.all[message["role"]])
 
     def check(self) -> None:
         """Look for what hangs and for what is due; to be called every CHECK_S."""
@@ -93,22 +96,94 @@ class Guard:
             self._log_event("process_hung", {"process": role, "pid": self._children.all[role].pid})
             self._heartbeats.ended(role)
             self._children.terminate(role, signal.SIGKILL)
-        self.act()
+        self._act()
 
-    def act(self) -> None:
-        """Do what the policy asks for."""
-        subscriptions = self._subscriptions
-        now_s = time.monotonic()
-        for action in self._policy.actions(self._situation(), now_s):
-            if isinstance(action, FailOver):
-                change = partial(subscriptions.failover, action.connection_id)
-            else:
-                change = partial(subscriptions.failback, action.connection_id)
-            reason = f"connection {action.connection_id}: {action.reason}"
-            self._desk.change(
-                "failover" if isinstance(action, FailOver) else "failback", "failover", change, reason=reason
+    async def relieve(self, role: str) -> None:
+        """Let others record what a worker records before it is restarted, as far as there is room, and wait for that.
+
+        It has its instruments back as after any failure.
+        """
+        connection_id = _WORKERS.get(role)
+        if connection_id is None or not self._has_spare:
+            return
+        reason = f"{role} is being restarted"
+        for home in [home for home in self._subscriptions.failed_over if self._is_live(home)]:
+            if connection_id in self._subscriptions.carriers_of(home):
+                self._change(FailBack(home, reason))
+        if connection_id in self._subscriptions.homes - self._subscriptions.failed_over and self._is_live(
+            connection_id
+        ):
+            self._change(FailOver(connection_id, reason))
+        if not await self._desk.until_left(connection_id, RELIEVED_S):
+            log.warning("%s: not all that connection %d records is covered by others meanwhile", reason, connection_id)
+
+    async def until_back(self, role: str) -> None:
+        """Wait until a worker that was restarted does again what it has to do, for a while at most."""
+        connection_id = _WORKERS.get(role)
+        if connection_id is not None:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(STARTING_S):
+                    while self._policy.state(connection_id) not in ("live", "idle", "standby"):
+                        await self._desk.until_news()
+
+    def stop(self) -> None:
+        """Decide nothing any more: what ends from now on is meant to."""
+        self._is_stopped = True
+
+    def _offer_token(self, child: Child) -> None:
+        """Begin a refused process of an earlier run anew, once: this run may have a better token for it."""
+        if child.process is None and child.pid is not None and not child.is_outdated:
+            log.info(
+                "%s is refused with the access token of an earlier run, restarting it with the present one", child.role
             )
+            self._children.begin_anew(child.role)
+
+    def _hear(self, role: str, event: Event, now_s: float) -> None:
+        connection_id = _WORKERS[role]
+        self._policy.hear(connection_id, event, now_s)
+        if event in ("died", "given_up", "ended"):
+            self._desk.lose(connection_id)
+        self._act()
+
+    def _act(self) -> None:
+        """Do what the policy asks for, and what that leads to."""
+        if self._is_stopped:
+            return
+        now_s = time.monotonic()
+        unfit = self._policy.unfit(now_s)
+        if unfit != self._subscriptions.unfit:
+            states = ", ".join(f"connection {c} is {self._policy.state(c)}" for c in sorted(unfit))
+            self._desk.avoid(unfit, states or "all connections are well")
+        actions = self._policy.actions(self._situation(), now_s)
+        for action in actions:
+            self._change(action)
         self._desk.keep_open(self._policy.to_keep_open(self._situation(), now_s))
 
+    def _change(self, action: Action) -> None:
+        is_over = isinstance(action, FailOver)
+        move = self._subscriptions.failover if is_over else self._subscriptions.failback
+        self._desk.change(
+            "failover" if is_over else "failback",
+            "failover",
+            partial(move, action.connection_id),
+            reason=f"connection {action.connection_id}: {action.reason}",
+        )
+
+    def _is_live(self, connection_id: int) -> bool:
+        return self._policy.state(connection_id) == "live"
+
     def _situation(self) -> Situation:
-        return Situation(self._subscriptions.homes, self._subscriptions.failed_over, self._subscriptions.by_hand)
+        known = self._subscriptions
+        failed_over = {home: known.carriers_of(home) for home in known.failed_over}
+        return Situation(known.homes, failed_over, known.by_hand, known.waiting)
+
+
+def _event_of(child: Child) -> Event:
+    """Return what has just become of a worker's process."""
+    if child.is_ending:
+        return "ended"
+    if child.state == "failed":
+        return "given_up"
+    if child.pid is None:
+        return "died"
+    return "started" if child.process else "adopted"

@@ -55,14 +55,19 @@ class Orders:
         for connection_id, since in (relieved or {}).items():
             self._workers[connection_id].relieved = dict(since)
 
-    def tell(self, connection_id: int, wanted: Instruments, *, keep_open: bool = False) -> bool:
-        """Tell a worker what is different, if anything is; return whether it was."""
+    def tell(
+        self, connection_id: int, wanted: Instruments, *, keep_open: bool = False, again: Collection[int] = ()
+    ) -> bool:
+        """Tell a worker what is different, if anything is; return whether it was.
+
+        Instruments of `again` count as different: its next word on them is then a new one.
+        """
         worker = self._workers[connection_id]
         if worker.version == 0:
             worker.keep_open = keep_open
             self._tell_all(connection_id, wanted)
             return True
-        changed = {token: mode for token, mode in wanted.items() if worker.told.get(token) != mode}
+        changed = {t: mode for t, mode in wanted.items() if worker.told.get(t) != mode or t in again}
         dropped = [token for token in worker.told if token not in wanted]
         is_new = bool(changed or dropped) or keep_open != worker.keep_open
         if is_new:
@@ -119,9 +124,14 @@ class Orders:
             and token not in worker.unseen
         )
 
+    def gone(self, connection_id: int) -> None:
+        """Take note that a worker has ended: it records nothing any more, whatever it said last."""
+        self._workers[connection_id].is_live = False
+
     def relieve(self, connection_id: int, tokens: Collection[int], by: int) -> None:
-        """Remember for the next order that another connection covers these now."""
-        self._workers[connection_id].relieved.update(dict.fromkeys(tokens, self._workers[by].covered_ns))
+        """Remember for the next order that another connection covers these now, unless one has done so before."""
+        worker = self._workers[connection_id]
+        worker.relieved = dict.fromkeys(tokens, self._workers[by].covered_ns) | worker.relieved
 
     def _tell_all(self, connection_id: int, wanted: Instruments) -> None:
         worker = self._workers[connection_id]

@@ -9,8 +9,10 @@ A connection's state follows from what is reported of it, by the one table below
   - The socket is gone: the connection tries again at once, by itself; after `after_s` the spare takes over. Where no
     other connection is live this may be the network: the spare then only tries to connect, and takes over if it can.
   - The token is refused, or Kite counts too many connections: the spare would fare no better.
-  - Who has been taken over keeps trying. Live before the spare is, it has its instruments back at once; else when it
-    has been live for `stable_s`. What was failed over by hand stays so until it is given back by hand.
+  - Who has been taken over keeps its socket, or keeps trying. It has its instruments back when it has been live for
+    `stable_s`; at once if who records them fails, or if others find no room for their sake. What was failed over by
+    hand does not wait for `stable_s`, but for a hand.
+  - Nothing is decided while a process that was adopted has not said what it does.
 """
 
 from collections import deque
@@ -19,6 +21,7 @@ from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from pipeline.backoff import exponential
+from pipeline.config import CONNECTIONS
 from pipeline.supervisor.subscriptions import PRIMARY, SECONDARY, TERTIARY
 
 FIRST_S, CAP_S = 0.1, 10.0
@@ -77,13 +80,14 @@ class Heartbeats:
         self._due_s: dict[str, float] = {}
         self._checked_s: float | None = None
 
-    def started(self, role: str, now_s: float) -> None:
-        """Expect the first heartbeat of a new process."""
-        self._due_s[role] = now_s + self._starting_s
+    def started(self, role: str, now_s: float, *, is_new: bool = True) -> None:
+        """Expect the first heartbeat of a process, soon if it is one that has been running."""
+        self._due_s[role] = now_s + (self._starting_s if is_new else self._limit_s)
 
     def heard(self, role: str, now_s: float) -> None:
-        """Take note of a heartbeat."""
-        self._due_s[role] = now_s + self._limit_s
+        """Take note of a heartbeat, if one is expected: a process that has ended may have last words."""
+        if role in self._due_s:
+            self._due_s[role] = now_s + self._limit_s
 
     def ended(self, role: str) -> None:
         """Expect no more of them."""
@@ -112,6 +116,7 @@ State = Literal[
 ]
 Event = Literal[
     "started",  # its process
+    "adopted",  # the same, but it has been running
     "died",
     "given_up",
     "ended",  # as asked
@@ -126,6 +131,7 @@ Event = Literal[
 
 TRANSITIONS: Mapping[tuple[State | None, Event], State] = {  # None: from any other state
     (None, "started"): "starting",
+    (None, "adopted"): "starting",
     (None, "died"): "down",
     (None, "given_up"): "failed",
     (None, "ended"): "stopped",
@@ -166,14 +172,17 @@ class Situation(NamedTuple):
     """What the subscriptions say."""
 
     homes: Collection[int]  # connections that are home to instruments
-    failed_over: Collection[int]
-    by_hand: Collection[int]  # of these: not to be given back
+    failed_over: Mapping[int, Collection[int]]  # of these: those that others record for, and who does
+    by_hand: Collection[int]  # of these: not to be given back without need
+    waiting: Collection[int]  # of these: not all has found room
 
 
 @dataclass
 class _Connection:
     state: State = "stopped"
     is_running: bool = False  # its process
+    is_known: bool = True  # False: what it does is not known yet
+    is_coming_back: bool = False  # its process was gone, and has not done again what it should since
     since_s: float = 0.0  # in this state
     lost_s: float | None = None  # it should be live, and is not since
     was_live: bool = False  # since it was idle
@@ -188,7 +197,7 @@ class FailoverPolicy:
         self._stable_s = stable_s
         self._starting_s = starting_s  # until a connection that was never live counts as lost
         self._has_spare = has_spare
-        self._connections = {c: _Connection() for c in (PRIMARY, SECONDARY, TERTIARY)}
+        self._connections = {c: _Connection() for c in CONNECTIONS}
 
     def state(self, connection_id: int) -> State:
         """Return the state of a connection."""
@@ -198,63 +207,100 @@ class FailoverPolicy:
     def hear(self, connection_id: int, event: Event, now_s: float) -> None:
         """Take note of what has happened to a connection."""
         known = self._connections[connection_id]
-        if event in ("started", "died", "given_up", "ended"):
-            known.is_running = event == "started"
+        if event in ("started", "adopted", "died", "given_up", "ended"):
+            known.is_running = event in ("started", "adopted")
+            known.is_coming_back |= not known.is_running
         elif not known.is_running:
             return  # last words
+        known.is_known = event != "adopted"
         state = TRANSITIONS.get((known.state, event)) or TRANSITIONS[None, event]
         if state != known.state:
             known.state, known.since_s = state, now_s
         if event != "connecting":
             known.is_barred = event in ("refused", "limited")
         if state in ("live", "idle", "stopped"):
+            known.is_coming_back = False
             known.was_live, known.lost_s = state == "live", None
         elif known.lost_s is None:
             known.lost_s = now_s
 
     def actions(self, situation: Situation, now_s: float) -> list[Action]:
         """Return what to do now."""
-        if not self._has_spare:
+        if not self._decides:
             return []
-        found = (self._action(c, situation, now_s) for c in (PRIMARY, SECONDARY))
+        found = (self._action(c, situation, now_s) for c in CONNECTIONS)
         return [action for action in found if action]
+
+    def unfit(self, now_s: float) -> set[int]:
+        """Return the connections that cannot record at present, and will not in a moment."""
+        return {c for c in CONNECTIONS if not self._is_fit(c, now_s)} if self._decides else set()
 
     def to_keep_open(self, situation: Situation, now_s: float) -> set[int]:
         """Return the connections that should have a socket although they may have nothing to record."""
         if not self._has_spare:
             return set()
-        trying = set(situation.failed_over) - set(situation.by_hand)
         lost = [c for c in (PRIMARY, SECONDARY) if self._is_lost(c, situation, now_s)]
         probing = any(not self._others_live(c) or self._is_live(TERTIARY) for c in lost)
-        return trying | ({TERTIARY} if probing else set())
+        return {*situation.failed_over, *((TERTIARY,) if probing else ())}
+
+    @property
+    def _decides(self) -> bool:
+        return self._has_spare and all(known.is_known for known in self._connections.values())
 
     def _action(self, connection_id: int, situation: Situation, now_s: float) -> Action | None:
-        known = self._connections[connection_id]
         if connection_id in situation.failed_over:
-            if connection_id in situation.by_hand:
-                return None
-            if connection_id not in situation.homes:
-                return FailBack(connection_id, "it has nothing to record")
-            if known.state != "live":
-                return None
-            if not self._is_live(TERTIARY):
-                return FailBack(connection_id, "it is live, and the spare is not")
-            stable = now_s - known.since_s >= self._stable_s
-            return FailBack(connection_id, f"it has been live for {self._stable_s:g} s") if stable else None
-        if not self._is_lost(connection_id, situation, now_s) or self._connections[TERTIARY].state == "failed":
+            reason = self._reason_to_fail_back(connection_id, situation, now_s)
+            return FailBack(connection_id, reason) if reason else None
+        known = self._connections[connection_id]
+        others = {*CONNECTIONS} - {connection_id, *situation.failed_over} - self.unfit(now_s)
+        if not others or not self._is_lost(connection_id, situation, now_s):
             return None
         if not known.is_running:
             return FailOver(connection_id, "its process is gone")
-        waited = known.lost_s is not None and now_s - known.lost_s >= self._after_s
-        return FailOver(connection_id, f"it is {known.state}") if waited and self._others_live(connection_id) else None
+        others_since_s = min((self._connections[c].since_s for c in others if self._is_live(c)), default=None)
+        if others_since_s is None or known.lost_s is None:
+            return None  # it may be the network
+        waited_s = now_s - max(known.lost_s, others_since_s)
+        return FailOver(connection_id, f"it is {known.state}") if waited_s >= self._after_s else None
+
+    def _reason_to_fail_back(self, connection_id: int, situation: Situation, now_s: float) -> str:
+        """Return why a connection should have its instruments back now; empty if it should not."""
+        if connection_id not in situation.homes:
+            return "it has nothing to record"
+        if not self._is_live(connection_id):
+            return ""
+        if any(not self._is_live(home) for home in situation.waiting):
+            return "it is live, and not all has found room elsewhere"
+        by_hand = connection_id in situation.by_hand
+        gone = [
+            c
+            for c in situation.failed_over[connection_id]
+            if not (self._is_fit(c, now_s) if by_hand else self._is_live(c))
+        ]
+        if gone:
+            return f"it is live, and connection {gone[0]} is {self.state(gone[0])}"
+        is_stable = now_s - self._connections[connection_id].since_s >= self._stable_s
+        return f"it has been live for {self._stable_s:g} s" if is_stable and not by_hand else ""
 
     def _is_lost(self, connection_id: int, situation: Situation, now_s: float) -> bool:
         """Tell whether a connection should be live, is not, and the spare may do better."""
-        known = self._connections[connection_id]
-        if known.lost_s is None or known.is_barred or connection_id in situation.failed_over:
+        if connection_id not in situation.homes or connection_id in situation.failed_over:
             return False
+        return not self._connections[connection_id].is_barred and self._lost_for_s(connection_id, now_s) >= 0
+
+    def _is_fit(self, connection_id: int, now_s: float) -> bool:
+        """Tell whether a connection records what it is told, or would in a moment."""
+        known = self._connections[connection_id]
+        is_well = known.is_running and not known.is_coming_back and not known.is_barred
+        return is_well and self._lost_for_s(connection_id, now_s) < self._after_s
+
+    def _lost_for_s(self, connection_id: int, now_s: float) -> float:
+        """Return for how long a connection has been lost, below 0 where it has not."""
+        known = self._connections[connection_id]
+        if known.lost_s is None:
+            return -1.0
         patience_s = self._starting_s if known.is_running and not known.was_live else 0.0
-        return connection_id in situation.homes and now_s - known.lost_s >= patience_s
+        return now_s - known.lost_s - patience_s
 
     def _is_live(self, connection_id: int) -> bool:
         return self._connections[connection_id].state == "live"

@@ -25,7 +25,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pipeline.config import CONNECTIONS, Config, Mode, Token, Universe
 from pipeline.durable import replace_durably
-from pipeline.requests import ConnectionId, HomeId
+from pipeline.requests import ConnectionId
 from pipeline.supervisor.subscriptions import (
     PRIMARY,
     TERTIARY,
@@ -78,8 +78,8 @@ class Saved(_Model):
     max_connections: int
     universe: dict[Mode, list[Token]]
     mirror: bool
-    failed_over: list[HomeId]
-    by_hand: list[HomeId]
+    failed_over: list[ConnectionId]
+    by_hand: list[ConnectionId]
     subscribed: list[Group]
     carried: list[Carried]
     leaving: list[Group]

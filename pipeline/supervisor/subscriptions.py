@@ -11,7 +11,7 @@ A request is carried out as a whole, or refused as a whole with one of `errors.R
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain, islice
@@ -74,6 +74,8 @@ class Subscriptions:
         self.mirroring = False
         self.failed_over: set[int] = set()  # homes that others record for
         self.by_hand: set[int] = set()  # of these, until somebody asks for the failback
+        self.unfit: set[int] = set()  # connections that cannot record at present, as far as anybody knows
+        self.waiting: set[int] = set()  # homes that have failed over, and not all has found a place with others
         self.leaving: dict[int, Instruments] = {c: {} for c in CONNECTIONS}  # kept until the new place covers them
         self._max_connections = max_connections
         self._overflow = overflow
@@ -81,6 +83,8 @@ class Subscriptions:
         self._on_wire: dict[int, Instruments] = {c: {} for c in CONNECTIONS}  # what was wanted at last
         self._carried: dict[int, Instruments] = {c: {} for c in CONNECTIONS}  # for homes that have failed over
         self._carriers: dict[int, int] = {}  # token -> connection, of those
+        self._carriers_of: dict[int, set[int]] = {}  # the same by home
+        self._evicted: set[int] = set()  # had a place that others need more, and their home is unfit
 
     # Questions.
 
@@ -97,6 +101,10 @@ class Subscriptions:
     def carriers(self) -> Mapping[int, int]:
         """The connections that record for homes that have failed over, by token."""
         return self._carriers
+
+    def carriers_of(self, home: int) -> Collection[int]:
+        """Return the connections that record for a home that has failed over."""
+        return self._carriers_of.get(home, ())
 
     def in_order(self) -> Iterator[tuple[int, Subscription]]:
         """Yield all instruments, home by home, as they came there."""
@@ -164,7 +172,7 @@ class Subscriptions:
         duplicates = [token for token in unique if token in self.all]
         if duplicates:
             raise self._already(duplicates)
-        places = self._places(unique, mode, connection_id)
+        places = self._new_homes(unique, mode, connection_id)
         with self._moving(unique):
             for token, place in places:
                 self._put(token, Subscription(place, mode, now))
@@ -201,7 +209,7 @@ class Subscriptions:
         room = self.available(target) - len(unknown)
         if len(arriving) > room and self._overflow == "refuse":
             raise self._no_room(target, len(arriving) + len(unknown), self.available(target))
-        places = self._places(unknown, mode)
+        places = self._new_homes(unknown, mode)
         moving = set(arriving[: max(room, 0)])
         before = {token: (s.connection_id, s.mode) for token in unique if (s := self.all.get(token))}
         with self._moving(unique):
@@ -238,18 +246,31 @@ class Subscriptions:
         """
         if not self._is_usable(TERTIARY):
             raise self._not_in_use(TERTIARY)
+        homes = self.failed_over | {connection_id}
+        if by_hand and not self._fit_places(homes):
+            raise RequestRefusedError(
+                f"no other connection can record for connection {connection_id} now, see: mds connections"
+            )
         self.by_hand |= {connection_id} if by_hand else set()
-        return self._fail_over(self.failed_over | {connection_id})
+        return self._carry_for(homes, self.unfit)
 
     def failback(self, connection_id: int | None = None) -> Changed:
         """Let this connection, or all, record again what it is home to."""
-        return self._fail_over(self.failed_over - ({connection_id} if connection_id else set(CONNECTIONS)))
+        homes = self.failed_over - ({connection_id} if connection_id else set(CONNECTIONS))
+        return self._carry_for(homes, self.unfit)
 
-    def _fail_over(self, homes: set[int]) -> Changed:
+    def avoid(self, unfit: set[int]) -> Changed:
+        """Let these connections carry for others only what no other has room for."""
+        return self._carry_for(self.failed_over, unfit)
+
+    def _carry_for(self, homes: set[int], unfit: set[int]) -> Changed:
         self.by_hand &= homes
+        if homes == self.failed_over == set():
+            self.unfit = unfit
+            return Changed([])
         before = {token: self.carrier(token) for token in self.all}
         with self._moving(before):
-            self.failed_over = homes
+            self.failed_over, self.unfit = homes, unfit
         changed = [token for token, was in before.items() if self.carrier(token) != was]
         counts = Counter(map(self.carrier, changed))
         return Changed(changed, {str(c): counts[c] for c in CONNECTIONS if counts[c]})
@@ -295,9 +316,10 @@ class Subscriptions:
             self.by_hand = self.failed_over.intersection(by_hand)
         for token, place in carriers.items():
             known = self.all.get(token)
-            is_well = place not in self.failed_over and self._is_usable(place) and self._has_room(place)
+            is_well = place not in self.failed_over and self._is_usable(place) and self._room(place) > 0
             if known and known.connection_id in self.failed_over and is_well:
                 self._carry(token, place)
+        self._note_waiting()
         for token, connection_id, mode in leaving:
             kept = self.leaving[connection_id]
             is_elsewhere = token in self.all and self.carrier(token) != connection_id
@@ -313,6 +335,7 @@ class Subscriptions:
         Returns the tokens by old and new connection.
         """
         gone: dict[tuple[int, int], list[int]] = {}
+        on_wire = self._all_wanted() if self.failed_over else {}
         for old, leaving in self.leaving.items():
             for token in list(leaving):
                 new = self.carrier(token)
@@ -320,7 +343,7 @@ class Subscriptions:
                     del leaving[token]
                     gone.setdefault((old, new), []).append(token)
         if gone and self.failed_over:
-            with self._moving(()):
+            with self._moving((), on_wire):
                 pass  # there may be room now for what found none
         return gone
 
@@ -356,7 +379,7 @@ class Subscriptions:
         for leaving in self.leaving.values():
             leaving.pop(token, None)
 
-    def _places(self, tokens: Sequence[int], mode: Mode, connection_id: int | None = None) -> list[tuple[int, int]]:
+    def _new_homes(self, tokens: Sequence[int], mode: Mode, connection_id: int | None = None) -> list[tuple[int, int]]:
         """Find a home for each; raises CapacityError."""
         target = connection_id or self.connection_for(mode)
         if not self._is_usable(target):
@@ -380,49 +403,108 @@ class Subscriptions:
         return next((place for place in places if place and self.available(place) > 0), None)
 
     @contextmanager
-    def _moving(self, tokens: Iterable[int]) -> Iterator[None]:
-        """Keep those of `tokens` that get a new place in their old one for now."""
+    def _moving(self, tokens: Iterable[int], on_wire: Mapping[int, Instruments] | None = None) -> Iterator[None]:
+        """Keep those of `tokens` that get a new place in their old one for now, if they are on the wire there."""
         watched = list(self.all if self.failed_over else tokens)  # others may have to make room for carried ones
         before = {token: was for token in watched if (was := self.carrier(token))}
-        on_wire = {was: self.wanted(was) for was in set(before.values())}
+        on_wire = on_wire or self._all_wanted()
         under_way = self._under_way()
         yield
         self._assign_carriers()
         for token, was in before.items():
             now = self.carrier(token)
             if now is not None and now != was:
-                if token in on_wire[was] and token not in under_way:  # else another place still has it
+                # What is under way is still had by another place.
+                if token in on_wire[was] and token not in under_way and token not in self._evicted:
                     self.leaving[was][token] = on_wire[was][token]
                 self.leaving[now].pop(token, None)
+
+    def _all_wanted(self) -> dict[int, Instruments]:
+        return {c: self.wanted(c) for c in CONNECTIONS}
 
     def _assign_carriers(self) -> None:
         """Find room for the instruments of homes that have failed over, the primary's first.
 
-        Who is covered by a connection stays there, also if it is the secondary's.
+        Who has a place with a connection that is fit stays there, unless those of the primary need it. Connections
+        that are unfit get what finds no room elsewhere: they may be back soon.
         """
+        fit = self._fit_places(self.failed_over)
+        stuck = self._take_stuck(fit)
         under_way = self._under_way()
-        before, self._carriers = {t: c for t, c in self._carriers.items() if t not in under_way}, {}
-        self._carried = {c: {} for c in CONNECTIONS}
-        places = (TERTIARY, *sorted({PRIMARY, SECONDARY} - self.failed_over))
-        waiting = [token for home in sorted(self.failed_over) for token in self._homes[home]]
-        for token in sorted(waiting, key=lambda token: before.get(token) not in places):
+        before = {t: c for t, c in self._carriers.items() if t not in under_way}
+        before |= {token: place for place, token, _ in stuck}
+        self._carriers, self._carried = {}, {c: {} for c in CONNECTIONS}
+        poor = [c for c in self._places(self.failed_over) if c in self.unfit]
+        waiting = [
+            token
+            for home in sorted(self.failed_over)
+            for token in sorted(self._homes[home], key=lambda token: before.get(token) not in fit)
+        ]
+        room = sum(map(self._room, fit))
+        losing = [token for token in waiting[room:] if before.get(token) in fit]
+        self._evicted = {token for token in losing if self.all[token].connection_id in self.unfit}
+        parting = Counter(before[token] for token in losing if token not in self._evicted)  # when its home covers it
+        self._place(waiting[:room], fit, before, parting)
+        self._place(waiting[room:], poor, before, Counter())
+        for place, token, mode in stuck:
+            if self._carriers.get(token, place) != place:
+                self.leaving[place][token] = mode
+        self._note_waiting()
+
+    def _take_stuck(self, places: Collection[int]) -> list[tuple[int, int, Mode]]:
+        """Take what is on its way from these places to a home that has become unfit: it stays, if it finds room there.
+
+        Returns place, token and mode of each.
+        """
+        lost = self.failed_over & self.unfit
+        stuck = [
+            (place, token, mode)
+            for place in places
+            for token, mode in self.leaving[place].items()
+            if self.all[token].connection_id in lost and token not in self._carriers
+        ]
+        for place, token, _ in stuck:
+            del self.leaving[place][token]
+        return stuck
+
+    def _place(
+        self, tokens: Sequence[int], places: Sequence[int], before: Mapping[int, int], taken: Counter[int]
+    ) -> None:
+        """Let these places carry these, those first that had one of them before."""
+        for token in sorted(tokens, key=lambda token: before.get(token) not in places):
             was = before.get(token)
             order = (was, *places) if was in places else places
-            place = next((place for place in order if place and self._has_room(place)), None)
+            place = next((place for place in order if place and self._room(place) > taken[place]), None)
             if place is not None:
                 self._carry(token, place)
+
+    def _places(self, failed_over: Collection[int]) -> list[int]:
+        """Return where the instruments of these homes may go: to the spare, and to others."""
+        return [c for c in (TERTIARY, PRIMARY, SECONDARY) if self._is_usable(c) and c not in failed_over]
+
+    def _fit_places(self, failed_over: Collection[int]) -> list[int]:
+        return [c for c in self._places(failed_over) if c not in self.unfit]
 
     def _carry(self, token: int, place: int) -> None:
         self._carried[place][token] = self.all[token].mode
         self._carriers[token] = place
 
+    def _note_waiting(self) -> None:
+        self._carriers_of = {}
+        carried: Counter[int] = Counter()
+        for token, place in self._carriers.items():
+            home = self.all[token].connection_id
+            carried[home] += 1
+            self._carriers_of.setdefault(home, set()).add(place)
+        self.waiting = {home for home in self.failed_over if carried[home] < len(self._homes[home])}
+
     def _under_way(self) -> set[int]:
         """Return what has another place than the one that has it now."""
         return set().union(*self.leaving.values())
 
-    def _has_room(self, connection_id: int) -> bool:
+    def _room(self, connection_id: int) -> int:
         used = (self._homes, self._carried, self.leaving)  # who is to take over now does not wait for others to leave
-        return sum(len(instruments[connection_id]) for instruments in used) < MAX_INSTRUMENTS
+        return max(MAX_INSTRUMENTS - sum(len(instruments[connection_id]) for instruments in used), 0)
 
     def _homes_of(self, tokens: Iterable[int]) -> dict[str, int]:
         counts = Counter(self.all[token].connection_id for token in tokens)

@@ -154,9 +154,10 @@ class Supervisor:
             asyncio.create_task(self._watch()),
             asyncio.create_task(self._stop.wait()),
         ]
-        renewing = asyncio.create_task(self._children.renew())
+        renewing = asyncio.create_task(self._renew())
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         renewing.cancel()
+        self._guard.stop()
         for task in done:
             task.result()  # a task that ended by itself has failed
         summary = await self._end()
@@ -262,7 +263,8 @@ class Supervisor:
         child = self._children.all.get(message["role"])
         if child is None or child.pid not in (None, message["pid"]):
             return  # the last words of a process that has been replaced; without a successor they count
-        self._board.hear(message, time.monotonic())
+        if message["type"] != "starting":
+            self._board.hear(message, time.monotonic())
         if message["type"] == "status" and "connection_id" in message:
             self._desk.hear(message)
         self._guard.hear_status(message)
@@ -278,6 +280,20 @@ class Supervisor:
                 self._children.use(self._config)
             await asyncio.sleep(CHECK_S)
         await asyncio.Event().wait()  # what ends now is meant to
+
+    async def _renew(self) -> None:
+        """Restart what was adopted from another version or configuration, one at a time."""
+        for name in self._children.outdated():
+            log.info("%s has another version or configuration, restarting it", name)
+            await self._guard.until_back(name)
+            await self._restart(name)
+            await self._guard.until_back(name)
+
+    async def _restart(self, name: str) -> int | None:
+        """End a process in order and start it anew, with others in its place if possible; return the new pid."""
+        await self._guard.relieve(name)
+        self._guard.hear_end(name)
+        return await self._children.restart(name)
 
     def _send_order(self, connection_id: int, order: bytes) -> None:
         """Send at once, or not at all: who is just being restarted asks for it when it is back."""
@@ -318,8 +334,7 @@ class Supervisor:
             return Method(NoParams, lambda _: getattr(self._view(), name))
 
         async def restart(params: RestartParams) -> Restarted:
-            self._guard.hear_end(params.role)
-            return Restarted(role=params.role, pid=await self._children.restart(params.role))
+            return Restarted(role=params.role, pid=await self._restart(params.role))
 
         def shutdown(_: NoParams) -> dict[str, bool]:
             self._stop.set()
