@@ -77,8 +77,9 @@ class GapTracker:
         gaps = []
         if self._cause is not None:
             gone = had - self._wanted
-            covered = {token: since for token, since in relieved.items() if since > self._from_ns}
-            gaps = self._missed({token: covered.get(token, now_ns) for token in gone})
+            missed = {token: relieved.get(token, now_ns) for token in gone}
+            missed = {t: to_ns for t, to_ns in missed.items() if t not in relieved or to_ns > self._from_ns}
+            gaps = self._missed(missed)
             if is_unknown and not self._wanted:
                 gaps.append(self._nobodys(now_ns))
             for token in gone:
@@ -94,10 +95,13 @@ class GapTracker:
         return gaps
 
     def closed(self, now_ns: int) -> list[Gap]:
-        """End the interruption, if any, because nothing is missed from now on, or this epoch ends."""
-        gaps = self._missed(dict.fromkeys(self._wanted or (), now_ns))
-        if self._wanted is None and self._cause is not None:
-            gaps = [self._nobodys(now_ns)]
+        """End the interruption, if any, because nothing is missed from now on, or this epoch ends.
+
+        Where nobody has said yet what is wanted it stays open: the next epoch tells it.
+        """
+        if self._wanted is None:
+            return []
+        gaps = self._missed(dict.fromkeys(self._wanted, now_ns))
         self._end()
         return gaps
 

@@ -490,9 +490,9 @@ class Worker:
         """Close the socket, hand on everything, and wait until it is durable; return the exit code."""
         await self._feed.stop()
         self._flush()
-        if self._gaps.is_open:
-            now_ns = self._uplink.clock.now_ns()
-            self._log_gaps(self._gaps.closed(now_ns))
+        now_ns = self._uplink.clock.now_ns()
+        if gaps := self._gaps.closed(now_ns):
+            self._log_gaps(gaps)
             self._uplink.mark_told(now_ns)
         outbox = self._uplink.outbox
         self._log_event("stopped", {"last_seq": outbox.live.spool.last.seq})

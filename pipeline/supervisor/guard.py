@@ -35,6 +35,7 @@ _EVENTS: Mapping[str, Event] = {  # by the state that a worker reports
     "unauthorised": "refused",
     "rate_limited": "limited",
 }
+RESTING = ("idle", "standby")
 _WORKERS = {worker_role(c): c for c in CONNECTIONS}
 
 
@@ -61,6 +62,7 @@ class Guard:
             starting_s=STARTING_S,
             has_spare=self._has_spare,
         )
+        self._relieving: set[int] = set()  # their processes are about to be restarted
         self._is_stopped = False
 
     def hear_child(self, child: Child) -> None:
@@ -78,6 +80,7 @@ class Guard:
     def hear_end(self, role: str) -> None:
         """Take note of a process that is being ended and started again: its socket closes first of all."""
         if role in _WORKERS:
+            self._relieving.discard(_WORKERS[role])
             self._hear(role, "died", time.monotonic())
 
     def hear_status(self, message: Mapping[str, Any]) -> None:
@@ -101,19 +104,19 @@ class Guard:
     async def relieve(self, role: str) -> None:
         """Let others record what a worker records before it is restarted, as far as there is room, and wait for that.
 
-        It has its instruments back as after any failure.
+        It has its instruments back as after any failure; `hear_end` has to follow.
         """
         connection_id = _WORKERS.get(role)
-        if connection_id is None or not self._has_spare:
+        if connection_id is None or not self._has_spare or not self._is_live(connection_id):
             return
+        self._relieving.add(connection_id)
         reason = f"{role} is being restarted"
         for home in [home for home in self._subscriptions.failed_over if self._is_live(home)]:
             if connection_id in self._subscriptions.carriers_of(home):
                 self._change(FailBack(home, reason))
-        if connection_id in self._subscriptions.homes - self._subscriptions.failed_over and self._is_live(
-            connection_id
-        ):
+        if connection_id in self._subscriptions.homes - self._subscriptions.failed_over:
             self._change(FailOver(connection_id, reason))
+        self._act()
         if not await self._desk.until_left(connection_id, RELIEVED_S):
             log.warning("%s: not all that connection %d records is covered by others meanwhile", reason, connection_id)
 
@@ -123,7 +126,7 @@ class Guard:
         if connection_id is not None:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(STARTING_S):
-                    while self._policy.state(connection_id) not in ("live", "idle", "standby"):
+                    while not self._does_its_work(connection_id):
                         await self._desk.until_news()
 
     def stop(self) -> None:
@@ -150,12 +153,14 @@ class Guard:
         if self._is_stopped:
             return
         now_s = time.monotonic()
-        unfit = self._policy.unfit(now_s)
+        for action in self._policy.actions(self._situation(), now_s):
+            if isinstance(action, FailBack):  # home is better than another place with others
+                self._change(action)
+        unfit = self._policy.unfit(now_s) | self._relieving
         if unfit != self._subscriptions.unfit:
             states = ", ".join(f"connection {c} is {self._policy.state(c)}" for c in sorted(unfit))
             self._desk.avoid(unfit, states or "all connections are well")
-        actions = self._policy.actions(self._situation(), now_s)
-        for action in actions:
+        for action in self._policy.actions(self._situation(), now_s):
             self._change(action)
         self._desk.keep_open(self._policy.to_keep_open(self._situation(), now_s))
 
@@ -169,13 +174,17 @@ class Guard:
             reason=f"connection {action.connection_id}: {action.reason}",
         )
 
+    def _does_its_work(self, connection_id: int) -> bool:
+        is_needed = connection_id in self._subscriptions.homes
+        return self._is_live(connection_id) or (not is_needed and self._policy.state(connection_id) in RESTING)
+
     def _is_live(self, connection_id: int) -> bool:
         return self._policy.state(connection_id) == "live"
 
     def _situation(self) -> Situation:
         known = self._subscriptions
         failed_over = {home: known.carriers_of(home) for home in known.failed_over}
-        return Situation(known.homes, failed_over, known.by_hand, known.waiting)
+        return Situation(known.homes, failed_over, known.by_hand | self._relieving, known.waiting)
 
 
 def _event_of(child: Child) -> Event:

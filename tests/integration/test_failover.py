@@ -312,7 +312,7 @@ def test_both_may_die(kite: Kite, new_service: NewService, begin: Begin, number:
         service.wait_for(is_home, "all are back")
         kite.until_on_the_wire(*homes.values())
     end(kite, service, cut=2 * len(orders))
-    assert {gap["cause"] for gap in service.events("gap")} == {"killed"}
+    assert {gap["cause"] for gap in service.events("gap")} <= {"killed", "refused"}  # what had to make room
 
 
 # A socket dies.
