@@ -3,7 +3,8 @@
 An interruption is open from the moment something ended the flow; it closes with the first frame after the connection
 has been subscribed again. Where several things happen in between, the first one is the cause. An instrument misses what
 lies between the interruption, or the moment it was wanted if that is later, and the end, or the moment it was no
-longer wanted here or another connection had it, if that is earlier. A connection without instruments misses nothing.
+longer wanted here or another connection had it, if that is earlier. What another connection keeps until this one covers
+it is that one's to miss. A connection without instruments misses nothing.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -32,6 +33,7 @@ class GapTracker:
         self.last_frame_ns = 0  # of this epoch, kept up by the owner
         self._wanted: frozenset[int] | None = None  # None: nobody has said yet
         self._late: dict[int, int] = {}  # wanted only since this time, within the interruption
+        self._held: frozenset[int] = frozenset()  # by another connection, until this one covers them
         self._cause: str | None = None
         self._from_ns = 0
         had_instruments = predecessor.last_recv_ns > 0 or predecessor.end == "unknown"
@@ -62,13 +64,14 @@ class GapTracker:
         *,
         before: Collection[int] | None = None,
         relieved: Mapping[int, int] = NOTHING,
+        held: Collection[int] = (),
         down_by: str | None = None,
     ) -> list[Gap]:
         """Follow a new set of instruments; return what those that are gone have missed.
 
         The first one of an epoch comes with what the epoch `before` had, None if nobody knows. `relieved` tells of
-        instruments since when another connection has recorded them. `down_by` is why the connection is down, if it
-        is: new instruments miss what comes until it is not.
+        instruments since when another connection has recorded them, `held` of new ones that another keeps until they
+        are `taken`. `down_by` is why the connection is down, if it is: new instruments miss what comes until it is not.
         """
         is_first = self._wanted is None
         had = frozenset(before or ()) if self._wanted is None else self._wanted
@@ -76,7 +79,7 @@ class GapTracker:
         self._wanted = frozenset(wanted)
         gaps = []
         if self._cause is not None:
-            gone = had - self._wanted
+            gone = had - self._wanted - self._held
             missed = {token: relieved.get(token, now_ns) for token in gone}
             missed = {t: to_ns for t, to_ns in missed.items() if t not in relieved or to_ns > self._from_ns}
             gaps = self._missed(missed)
@@ -86,6 +89,8 @@ class GapTracker:
                 self._late.pop(token, None)
             if not is_unknown:
                 self._late.update(dict.fromkeys(self._wanted - had, now_ns))
+        new = self._wanted if is_first else self._wanted - had
+        self._held = (self._held | new.intersection(held)) & self._wanted
         if not self._wanted:
             self._end()
         elif not had and not is_first:
@@ -94,6 +99,13 @@ class GapTracker:
                 self.interrupted(down_by, now_ns)
         return gaps
 
+    def taken(self, tokens: Iterable[int], now_ns: int) -> None:
+        """Take note that these are recorded here now, or nowhere: what comes is this connection's to miss."""
+        found = self._held.intersection(tokens)
+        self._held -= found
+        if self._cause is not None:
+            self._late.update(dict.fromkeys(found, now_ns))
+
     def closed(self, now_ns: int) -> list[Gap]:
         """End the interruption, if any, because nothing is missed from now on, or this epoch ends.
 
@@ -101,7 +113,8 @@ class GapTracker:
         """
         if self._wanted is None:
             return []
-        gaps = self._missed(dict.fromkeys(self._wanted, now_ns))
+        gaps = self._missed(dict.fromkeys(self._wanted - self._held, now_ns))
+        self._held = frozenset()
         self._end()
         return gaps
 

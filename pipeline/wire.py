@@ -182,7 +182,11 @@ class _CommitMessage(msgspec.Struct):
 
 
 class Order(NamedTuple):
-    """What a worker should have on the wire from now on, as far as it is different from the order `after`."""
+    """What a worker should have on the wire from now on, as far as it is different from the order `after`.
+
+    To the first one that it hears belong the tokens that its predecessor had `before`, and since which receive time
+    another connection has recorded those that are `relieved`. Others keep what is `held` until it is covered here.
+    """
 
     service: str
     version: int
@@ -192,6 +196,7 @@ class Order(NamedTuple):
     keep_open: bool = False
     before: Sequence[int] | None = None
     relieved: Mapping[int, int] = MappingProxyType({})
+    held: tuple[int, ...] = ()
 
 
 def encode_order(order: Order) -> bytes:
@@ -205,6 +210,7 @@ def encode_order(order: Order) -> bytes:
         "keep_open": order.keep_open,
         "before": order.before,
         "relieved": list(order.relieved.items()),
+        "held": order.held,
     }
     return orjson.dumps(message)
 
@@ -225,6 +231,7 @@ def decode_order(data: bytes) -> Order:
         message.keep_open,
         message.before,
         dict(message.relieved),
+        tuple(message.held),
     )
 
 
@@ -245,6 +252,7 @@ class _OrderMessage(msgspec.Struct):
     keep_open: bool
     before: list[int] | None
     relieved: list[tuple[int, int]]
+    held: list[int] = []
 
 
 _ORDERS = msgspec.json.Decoder(_OrderMessage)

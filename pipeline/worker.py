@@ -188,16 +188,20 @@ class Worker:
     def _had_time(self, tokens: Iterable[int], when: object) -> None:
         """No longer wait for the first tick of these, unless they have been sent again since."""
         waiting = [token for token in tokens if self._unseen.get(token) is when]
-        for token in waiting:
-            del self._unseen[token]
         if waiting:
+            self._take(waiting)
             self._awaited = frozenset()
             self._report()
 
+    def _take(self, tokens: Iterable[int]) -> None:
+        """Count these as recorded here."""
+        for token in tokens:
+            self._unseen.pop(token, None)
+        self._gaps.taken(tokens, self._uplink.clock.now_ns())
+
     def _see(self, ticks: Iterable[StoredTick]) -> None:
         before = len(self._unseen)
-        for tick in ticks:
-            self._unseen.pop(tick.instrument_token, None)
+        self._take({tick.instrument_token for tick in ticks} & self._unseen.keys())
         if len(self._unseen) < before and (not self._unseen or self._reported_unseen - len(self._unseen) >= SEEN_STEP):
             self._reported_unseen = len(self._unseen)
             asyncio.get_running_loop().call_soon(self._report)  # when it is known which frame ended the gap
@@ -363,6 +367,7 @@ class Worker:
             wanted.pop(token, None)
         if wanted != self._wanted or not self._service:  # the first order of all may be for nothing
             self._want(wanted, order)
+        self._gaps.taken(order.changed.keys() - set(order.held), self._uplink.clock.now_ns())
         self._service, self._version, self._lost_order = order.service, order.version, False
         self._ordered.set()
         self._feed.set_instruments(wanted, keep_open=order.keep_open)
@@ -374,6 +379,7 @@ class Worker:
             self._uplink.clock.now_ns(),
             before=order.before,
             relieved=order.relieved,
+            held=order.held,
             down_by=self._state.cause if self._state.state in ("waiting", "unauthorised") else None,
         )
         self._log_gaps(gaps)

@@ -54,21 +54,24 @@ class Workers:
         self.confirmed = dict.fromkeys(CONNECTIONS, 0)
         self.covering = dict.fromkeys(CONNECTIONS, 0)
         self.kept_open = dict.fromkeys(CONNECTIONS, False)
+        self.held: dict[int, set[int]] = {c: set() for c in CONNECTIONS}
         self.relieved = []
         self.heard = []
 
-    def tell(self, connection_id, wanted, *, keep_open=False, again=()):
+    def tell(self, connection_id, wanted, *, keep_open=False, again=(), held=()):
         """Take what is new."""
         is_same = self.told[connection_id] == wanted and self.kept_open[connection_id] == keep_open
         if is_same and not set(wanted) & set(again):
             return False
+        self.held[connection_id] = set(held)
         self.told[connection_id], self.kept_open[connection_id] = wanted, keep_open
         self.versions[connection_id] += 1
         return True
 
-    def hear(self, status, wanted):
+    def hear(self, status, wanted, held):
         """Keep what was handed on."""
         self.heard.append((status, wanted))
+        self.held[status["connection_id"]] = set(held)
 
     def version(self, connection_id):
         """Return the number of what was told last."""
@@ -356,6 +359,7 @@ def test_a_move_is_confirmed_when_the_old_place_has_let_go():
         task = await office.ask(SetModeParams(tokens=[5], mode="full"))
         assert office.workers.told[2] == {5: "full"}
         assert office.workers.told[1] == {5: "quote", 6: "quote"}
+        assert office.workers.held == {1: set(), 2: {5}, 3: set()}
         office.confirm(2)
         await turns()
         assert not task.done()

@@ -118,6 +118,28 @@ def test_what_another_connection_had_before_is_not_missed():
     assert tracker.want((), 900, relieved={7: 650}) == [Gap("silent", 700, 900, [8])]
 
 
+def test_what_another_connection_keeps_is_its_own_to_miss():
+    """A connection that is to have it answers for it from when it has recorded it, and not before."""
+    tracker = running()
+    assert tracker.want((7, 8, 9, 10), 750, held=(9, 10)) == []
+    tracker.interrupted("closed", 760)
+    tracker.taken((8, 9), 800)
+    assert tracker.want((7, 9, 10), 850) == [Gap("closed", 700, 850, [8])]
+    assert tracker.closed(900) == [Gap("closed", 700, 900, [7]), Gap("closed", 800, 900, [9])]
+    tracker.last_frame_ns = 950
+    tracker.interrupted("silent", 960)
+    assert tracker.closed(1000) == [Gap("silent", 950, 1000, [7, 9, 10])]
+
+
+def test_what_was_kept_elsewhere_and_never_came_is_not_missed_when_it_goes():
+    """A failover to a spare that never connects, and back."""
+    tracker = GapTracker(FIRST)
+    assert tracker.want((7, 8), 700, before=(), held=(7, 8)) == []
+    tracker.interrupted("failed", 750)
+    assert tracker.want((), 900) == []
+    assert not tracker.is_open
+
+
 def test_the_successor_of_a_killed_worker_speaks_for_what_that_had():
     """What it had and is not wanted any more is told, until another connection had it; what is new is no part of it."""
     tracker = GapTracker(KILLED)

@@ -235,6 +235,32 @@ def test_the_first_worker_of_a_run_learns_what_the_last_run_had(house):
     assert house.worker.first_order.before == []
 
 
+def test_what_others_keep_is_told_as_such(house):
+    """Only what is new can be kept by another; a worker that begins anew is told again."""
+    house.orders.tell(1, {5: "full"})
+    house.deliver({5: "full"})
+    wanted = {5: "full", 6: "quote", 7: "quote"}
+    house.orders.tell(1, wanted, held={5, 6})
+    assert [order.held for order in house.deliver(wanted)] == [(6,)]
+    house.worker = SimulatedWorker(1, house.reports)
+    house.orders.hear({"connection_id": 1}, wanted, {7})
+    assert [order.held for order in house.deliver(wanted)] == [(7,)]
+
+
+def test_what_is_kept_no_longer_is_told(house):
+    """It is nobody's but this worker's now, who has not recorded it yet; what it has covered needs no word."""
+    wanted = {6: "quote", 7: "quote"}
+    house.orders.tell(1, wanted, held={6, 7})
+    house.deliver(wanted)
+    house.carry_out(wanted)
+    assert not house.orders.tell(1, wanted)
+    house.worker.lose_socket()
+    house.deliver(wanted)
+    house.orders.tell(1, wanted, keep_open=True, held={6, 7})
+    house.orders.tell(1, wanted, keep_open=True, held={7})
+    assert [(order.changed, order.held) for order in house.deliver(wanted)][1:] == [({6: "quote"}, ())]
+
+
 def test_who_has_ended_covers_nothing(house):
     """Whatever a process has said: when it is gone, it does not record."""
     wanted = {6: "quote"}

@@ -147,6 +147,7 @@ ORDERS = st.builds(
     st.booleans(),
     st.none() | SOME_TOKENS,
     st.dictionaries(TOKENS, COUNTS, max_size=6),
+    SOME_TOKENS.map(tuple),
 )
 
 
@@ -163,6 +164,14 @@ def test_instruments_are_grouped_by_mode(instruments):
     assert grouped == {
         mode: [token for token, other in instruments.items() if other == mode] for mode in set(instruments.values())
     }
+
+
+def test_an_order_of_an_older_version_is_read():
+    """A supervisor of the version before knew nothing of what is held."""
+    order = Order("s", 2, 1, {5: "full"}, [6], True, [7], {8: 9}, (5,))
+    assert decode_order(encode_order(order)) == order
+    older = {key: value for key, value in orjson.loads(encode_order(order)).items() if key != "held"}
+    assert decode_order(orjson.dumps(older)) == order._replace(held=())
 
 
 def test_an_order_of_everything_is_small():

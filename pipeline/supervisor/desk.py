@@ -91,7 +91,13 @@ class Desk:
         return [
             c
             for c in CONNECTIONS
-            if self._orders.tell(c, self._subscriptions.wanted(c), keep_open=c in self._kept_open, again=arrived[c])
+            if self._orders.tell(
+                c,
+                self._subscriptions.wanted(c),
+                keep_open=c in self._kept_open,
+                again=arrived[c],
+                held=self._subscriptions.held_for(c),
+            )
         ]
 
     def keep_open(self, connections: set[int]) -> None:
@@ -118,7 +124,10 @@ class Desk:
 
     def hear(self, status: Mapping[str, Any]) -> None:
         """Take in a worker's status: what moved to it and is covered now is let go where it was."""
-        self._orders.hear(status, self._subscriptions.wanted(status["connection_id"]))
+        connection_id = status["connection_id"]
+        self._orders.hear(
+            status, self._subscriptions.wanted(connection_id), self._subscriptions.held_for(connection_id)
+        )
         self._let_go()
         self._spread_news()
 

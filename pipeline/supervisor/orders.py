@@ -22,6 +22,7 @@ class _Worker:
     told: Instruments = field(default_factory=dict)
     versions: dict[int, int] = field(default_factory=dict)  # in which order each of them was told
     version: int = 0  # of the last order
+    held: frozenset[int] = frozenset()  # of what was told: others keep them until they are covered
     keep_open: bool = False
     had: Collection[int] | None = None  # when it acknowledged an order for the last time; None: not known
     relieved: dict[int, int] = field(default_factory=dict)  # token -> covered by another since; not acknowledged yet
@@ -56,32 +57,40 @@ class Orders:
             self._workers[connection_id].relieved = dict(since)
 
     def tell(
-        self, connection_id: int, wanted: Instruments, *, keep_open: bool = False, again: Collection[int] = ()
+        self,
+        connection_id: int,
+        wanted: Instruments,
+        *,
+        keep_open: bool = False,
+        again: Collection[int] = (),
+        held: Collection[int] = (),
     ) -> bool:
         """Tell a worker what is different, if anything is; return whether it was.
 
-        Instruments of `again` count as different: its next word on them is then a new one.
+        Instruments of `again` count as different: its next word on them is then a new one. Others keep those that are
+        `held` until this worker covers them; where they do so no longer, it is told.
         """
         worker = self._workers[connection_id]
         if worker.version == 0:
             worker.keep_open = keep_open
-            self._tell_all(connection_id, wanted)
+            self._tell_all(connection_id, wanted, held)
             return True
+        again = {*again, *(t for t in worker.held if t not in held and not self.covers(connection_id, t))}
         changed = {t: mode for t, mode in wanted.items() if worker.told.get(t) != mode or t in again}
         dropped = [token for token in worker.told if token not in wanted]
         is_new = bool(changed or dropped) or keep_open != worker.keep_open
         if is_new:
             worker.keep_open = keep_open
-            self._tell(connection_id, wanted, changed, dropped, after=worker.version)
+            self._tell(connection_id, wanted, changed, dropped, held, after=worker.version)
         return is_new
 
-    def hear(self, status: Mapping[str, Any], wanted: Instruments) -> None:
+    def hear(self, status: Mapping[str, Any], wanted: Instruments, held: Collection[int] = ()) -> None:
         """Take in a worker's status; tell it everything again if it does not know what it was told."""
         connection_id = status["connection_id"]
         worker = self._workers[connection_id]
         if status.get("service") != self._service:
             worker.heard, worker.is_live = 0, False
-            self._tell_all(connection_id, wanted)
+            self._tell_all(connection_id, wanted, held)
             return
         worker.heard, worker.is_live = status["version"], status["state"] == "live"
         worker.unsent, worker.unseen = frozenset(status["unsent"]), frozenset(status["unseen"])
@@ -90,7 +99,7 @@ class Orders:
         if worker.heard == worker.version:
             worker.unheard_since_s, worker.had, worker.relieved = None, worker.told, {}
         elif status["lost_order"] or (worker.unheard_since_s is not None and now_s - worker.unheard_since_s > AGAIN_S):
-            self._tell_all(connection_id, wanted)
+            self._tell_all(connection_id, wanted, held)
 
     def unheard(self) -> dict[int, tuple[list[int], dict[int, int]]]:
         """Return what workers had, and since when others have it, where their successors do not know it yet."""
@@ -133,10 +142,10 @@ class Orders:
         worker = self._workers[connection_id]
         worker.relieved = dict.fromkeys(tokens, self._workers[by].covered_ns) | worker.relieved
 
-    def _tell_all(self, connection_id: int, wanted: Instruments) -> None:
+    def _tell_all(self, connection_id: int, wanted: Instruments, held: Collection[int]) -> None:
         worker = self._workers[connection_id]
         worker.versions, worker.unheard_since_s = {}, None
-        self._tell(connection_id, wanted, wanted, [], after=0)
+        self._tell(connection_id, wanted, wanted, [], held, after=0)
 
     def _tell(
         self,
@@ -144,11 +153,13 @@ class Orders:
         wanted: Instruments,
         changed: Instruments,
         dropped: list[int],
+        held: Collection[int],
         *,
         after: int,
     ) -> None:
         worker = self._workers[connection_id]
         worker.told = wanted
+        worker.held = frozenset(token for token in wanted if token in held)
         worker.version += 1
         worker.versions.update(dict.fromkeys(changed, worker.version))
         if worker.unheard_since_s is None:
@@ -162,5 +173,6 @@ class Orders:
             worker.keep_open,
             None if after or worker.had is None else list(worker.had),
             worker.relieved,
+            tuple(token for token in changed if token in held),
         )
         self._send(connection_id, encode_order(order))

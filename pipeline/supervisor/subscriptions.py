@@ -153,6 +153,11 @@ class Subscriptions:
             return set()
         return self.of(connection_id).keys() - self.wanted(connection_id).keys()
 
+    def held_for(self, connection_id: int) -> set[int]:
+        """Return what others keep until this connection covers it."""
+        leaving = set().union(*(leaving for c, leaving in self.leaving.items() if c != connection_id))
+        return {token for token in leaving if self.carrier(token) == connection_id}
+
     def available(self, connection_id: int) -> int:
         """Return how many more instruments this connection takes, beside what it records for others."""
         if not self._is_usable(connection_id) or (connection_id == TERTIARY and self.mirroring):

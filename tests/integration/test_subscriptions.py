@@ -801,6 +801,7 @@ def test_mirrored_instruments_are_recorded_twice(kite: Kite, new_service: NewSer
     client = begin(service)
     change = client.mirror()
     assert (change.instruments, change.connections) == ([A, B], {"3": 2})
+    until(lambda: {(t["instrument_token"], t["connection_id"]) for t in service.ticks()} >= {(A, 3), (B, 3)}, "copies")
     client.subscribe([C], "ltp")
     client.unsubscribe([B])
     mirrored = {A: "quote", C: "ltp"}
