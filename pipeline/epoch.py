@@ -191,12 +191,11 @@ def _read(state_dir: Path, connection_id: int) -> dict[str, int] | None:
 
 
 def _remember(state_dir: Path, connection_id: int, remembered: dict[str, int | bool]) -> bool:
-    """Write down what the next epoch should know. False without room: the spool tells as much, while it is there."""
+    """Write down what the next epoch should know. False if it cannot be: the spool tells as much, while it is there."""
+    path = _path(state_dir, connection_id)
     try:
-        replace_durably(_path(state_dir, connection_id), orjson.dumps(remembered))
+        replace_durably(path, orjson.dumps(remembered))
     except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        log.warning("%s: %s; a spool that is lost would not be noticed", state_dir, error.strerror)
+        log.warning("%s: %s; a spool that is lost would not be noticed", path, error.strerror)
         return False
     return True

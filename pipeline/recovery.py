@@ -56,7 +56,10 @@ class Recovery:
                 self.findings.append(("foreign_lines", {"file": name, "lines": foreign}))
             if end < size:
                 self.findings.append(self._mend_end(fd, path, end, size))
-            os.fdatasync(fd)  # what a killed writer wrote is about to be acknowledged, and may not be on the disk yet
+            # What a killed writer wrote is about to be acknowledged, and may not be on the disk. After a sync that has
+            # failed its pages even count as clean: only what is written again is sure to be synced.
+            _write_again(path, settled, min(end, size))
+            os.fdatasync(fd)
             self.settled[name] = os.fstat(fd).st_size
         finally:
             os.close(fd)
@@ -111,3 +114,13 @@ class Recovery:
         self._take_in(tail + b"\n", is_ticks=is_tick_file_name(path.name))
         log.warning("%s: the newline of its last line was missing, it is there now", path)
         return "torn_end", {"file": path.name, "offset": size, "bytes": 0}
+
+
+def _write_again(path: Path, start: int, end: int) -> None:
+    """Write these bytes of a file once more, as they are. Raises OSError."""
+    with path.open("r+b", buffering=0) as file:
+        while start < end:
+            data = os.pread(file.fileno(), min(SCAN_BYTES, end - start), start)
+            if not data:
+                break
+            start += os.pwrite(file.fileno(), data, start)

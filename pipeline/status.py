@@ -78,7 +78,7 @@ class Storage(_Model):
     spool_bytes: int
     commits: int
     commit_ms: float  # how long the last sync took
-    syncing_since_s: float | None  # a sync is under way for so long
+    syncing_since_s: float | None  # a write or a sync is under way for so long
     syncs_failed: int
     batches_refused: int
     free_bytes: int

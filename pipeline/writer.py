@@ -61,7 +61,7 @@ class Syncer(threading.Thread):
         commit, error = self._results.get()
         self.last_ms = (time.monotonic() - self.since_s) * 1000
         self.since_s = 0.0
-        self.count += 1
+        self.count += error is None
         return commit, error
 
     def run(self) -> None:
@@ -94,6 +94,7 @@ class Writer:
         self._syncer = Syncer()
         self._syncing = False
         self._stopping = False
+        self._busy_since_s = 0.0  # 0 while it waits for something to do
         self._taking = True
         self._why_not_taking = ""
         self._take_again_s = 0.0
@@ -128,7 +129,9 @@ class Writer:
         poller.register(self._syncer.fd, zmq.POLLIN)
         while not self._stopping:
             poller.modify(pull, zmq.POLLIN if self._taking else 0)
+            self._busy_since_s = 0.0
             ready = dict(poller.poll(self._poll_ms(time.monotonic())))
+            self._busy_since_s = time.monotonic()
             if pull in ready:
                 self._drain(pull)
             if self._syncing and self._syncer.fd in ready:  # a failed write may have taken the result already
@@ -275,7 +278,7 @@ class Writer:
     def _heartbeats(self) -> None:
         line = role.StatusLine(self._context, self._run_dir, role.WRITER)
         while True:
-            since_s = self._syncer.since_s
+            since_s = min((s for s in (self._syncer.since_s, self._busy_since_s) if s), default=0.0)
             line.send(
                 "status",
                 state="recording" if self._taking else "paused",

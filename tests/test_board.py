@@ -183,6 +183,18 @@ def test_health_says_why(what, word, reasons):
     assert (health.status, health.reasons) == (word, reasons)
 
 
+def test_a_disk_that_does_not_answer_is_told():
+    """While the writer waits for it nothing is committed; a sync that takes a moment is nothing to tell."""
+    service = Service()
+    service.all_is_well()
+    service.writer(syncing_since_s=STALE_S - 0.1)
+    assert service.status().health.status == "healthy"
+    service.writer(syncing_since_s=12.4)
+    health = service.status().health
+    assert (health.status, len(health.reasons)) == ("down", 1)
+    assert health.reasons[0].endswith("has not answered for 12 s: nothing is committed")
+
+
 def test_silence_is_noticed():
     """A process that runs and says nothing is not taken at its last word."""
     service = Service()

@@ -639,6 +639,26 @@ def test_a_disk_that_fails_is_told_and_tried_again(tmp_path, caplog):
     assert (folder / FILE_NAME).read_bytes() == b"{}"
 
 
+def test_what_could_not_be_saved_is_saved_when_the_disk_is_well_again(tmp_path, monkeypatch):
+    """Nobody has to change anything for that; meanwhile the fault is told."""
+    monkeypatch.setattr(module, "RETRY_S", 0.0)
+    folder = tmp_path / "gone"
+    file = SavedFile(folder / FILE_NAME, lambda: b"{}")
+
+    async def main():
+        keeping = asyncio.create_task(file.keep_up())
+        assert not await file.save()
+        assert file.fault == f"{folder / FILE_NAME}: No such file or directory"
+        folder.mkdir()
+        async with asyncio.timeout(DEADLINE_S):
+            while file.fault:  # noqa: ASYNC110  it has to run meanwhile
+                await asyncio.sleep(0)
+        keeping.cancel()
+
+    asyncio.run(main())
+    assert (folder / FILE_NAME).read_bytes() == b"{}"
+
+
 def test_a_failed_write_does_not_pass_for_one_that_waits(disk, monkeypatch, caplog):
     """Who changed something while a write was failing is saved by a write of its own."""
 

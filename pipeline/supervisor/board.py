@@ -96,10 +96,16 @@ class Board:
         connection.samples.append((now_s, connection.tick_count))
 
     def view(
-        self, children: Mapping[str, Child], own_pid: int, now_s: float, *, subscription_requests: int = 0
+        self,
+        children: Mapping[str, Child],
+        own_pid: int,
+        now_s: float,
+        *,
+        subscription_requests: int = 0,
+        unsaved: str = "",
     ) -> "View":
-        """Return what is known at this moment."""
-        return View(self, children, own_pid, now_s, subscription_requests)
+        """Return what is known at this moment; `unsaved` is why the subscriptions are not on disk, if they are not."""
+        return View(self, children, own_pid, now_s, subscription_requests=subscription_requests, unsaved=unsaved)
 
     def hear_commit(self, commit: Commit) -> None:
         """Take note of what has become durable."""
@@ -204,6 +210,7 @@ class Board:
         storage: Storage,
         processes: Mapping[str, Process],
         now_s: float,
+        unsaved: str = "",
     ) -> Health:
         """Tell whether everything is being recorded, and if not, why."""
         now = self._clock()
@@ -226,11 +233,16 @@ class Board:
             reasons.append(
                 f"the writer is {storage.state}" if storage.state != "recording" else "the writer does not answer"
             )
+        elif (storage.syncing_since_s or 0) > STALE_S:
+            how_long = f"has not answered for {storage.syncing_since_s:.0f} s"
+            reasons.append(f"the disk of {storage.data_dir} {how_long}: nothing is committed")
         is_down = bool(reasons)
         pending = sum(c.ticks_pending for c in connections.values())
         if pending > LAG_TICKS:
             reasons.append(f"{pending} ticks are received and not yet durable")
         reasons += [f"{name} is {p.state}" for name, p in processes.items() if p.state in ("restarting", "failed")]
+        if unsaved:
+            reasons.append(f"the subscriptions are not saved ({unsaved}): the next start would go on with older ones")
         spare = connections[str(TERTIARY)]
         if spare.state in NO_SPARE and TERTIARY not in uncovered and _runs(processes[worker_role(TERTIARY)]):
             reasons.append(f"there is no spare: connection 3 (tertiary) is {spare.state}, {spare.reason}")
@@ -318,13 +330,21 @@ class View:
     """What the board knows at one moment; each part is made when it is asked for."""
 
     def __init__(
-        self, board: Board, children: Mapping[str, Child], own_pid: int, now_s: float, subscription_requests: int
+        self,
+        board: Board,
+        children: Mapping[str, Child],
+        own_pid: int,
+        now_s: float,
+        *,
+        subscription_requests: int,
+        unsaved: str,
     ) -> None:
         self._board = board
         self._children = children
         self._own_pid = own_pid
         self._now_s = now_s
         self._subscription_requests = subscription_requests
+        self._unsaved = unsaved
 
     @property
     def status(self) -> Status:
@@ -341,7 +361,7 @@ class View:
     @cached_property
     def health(self) -> Health:
         """Is it recording."""
-        return self._board.health(self.connections, self.storage, self.processes, self._now_s)
+        return self._board.health(self.connections, self.storage, self.processes, self._now_s, self._unsaved)
 
     @cached_property
     def connections(self) -> dict[str, ConnectionStatus]:

@@ -197,11 +197,11 @@ class Children:
 
     def _drained(self, child: Child) -> None:
         child.is_draining = False
-        if child.exit_code == role.EXIT_SPOOLED:
+        if child.exit_code:
+            log.warning("%s: handing on what it had spooled has ended%s, again", child.role, _how(child.exit_code))
             asyncio.get_running_loop().call_later(DRAIN_AGAIN_S, self._drain, child)
         else:
-            how = _how(child.exit_code) if child.exit_code else " in order"
-            log.info("%s: handing on what it had spooled has ended%s", child.role, how)
+            log.info("%s: what it had spooled is handed on", child.role)
 
     def _spawn(self, child: Child, *more: str) -> subprocess.Popen[bytes]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MDS_")} | self._config.to_child()

@@ -10,6 +10,7 @@ import signal
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from pipeline.config import CONNECTIONS, Config
@@ -94,9 +95,17 @@ class Guard:
 
     def check(self) -> None:
         """Look for what hangs and for what is due; to be called every CHECK_S."""
-        for role in self._heartbeats.overdue(time.monotonic()):
-            log.error("%s has given no sign of life for %g s, killing it", role, HUNG_S)
-            self._log_event("process_hung", {"process": role, "pid": self._children.all[role].pid})
+        now_s = time.monotonic()
+        for role in self._heartbeats.overdue(now_s):
+            pid = self._children.all[role].pid
+            if _waits_for_disk(
+                pid
+            ):  # killed, it would end only when the disk answers, with all that waits in its socket
+                self._heartbeats.heard(role, now_s)
+                log.warning("%s gives no sign of life, it waits for the disk", role)
+                continue
+            log.error("%s gives no sign of life, killing it", role)
+            self._log_event("process_hung", {"process": role, "pid": pid})
             self._heartbeats.ended(role)
             self._children.terminate(role, signal.SIGKILL)
         self._act()
@@ -185,6 +194,15 @@ class Guard:
         known = self._subscriptions
         failed_over = {home: known.carriers_of(home) for home in known.failed_over}
         return Situation(known.homes, failed_over, known.by_hand | self._relieving, known.waiting)
+
+
+def _waits_for_disk(pid: int | None) -> bool:
+    """Tell whether a process is in uninterruptible sleep."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] == "D"
 
 
 def _event_of(child: Child) -> Event:

@@ -38,6 +38,7 @@ from pipeline.wire import by_mode
 
 log = logging.getLogger(__name__)
 
+RETRY_S = 1.0
 FILE_NAME = "subscriptions.json"
 NOBODY: Mapping[int, tuple[list[int], Mapping[int, int]]] = MappingProxyType({})
 
@@ -233,6 +234,15 @@ class SavedFile:
         self._writing = asyncio.Lock()
         self._changes = 0
         self._saved_changes = 0
+        self._failed = asyncio.Event()
+        self.fault = ""  # why the last save failed
+
+    async def keep_up(self) -> None:
+        """Try again what could not be saved, for ever."""
+        while True:
+            await self._failed.wait()
+            await asyncio.sleep(RETRY_S)
+            await self.save()
 
     async def save(self) -> bool:
         """Return when all that was changed until now is durable; False, with the reason in the log, if it cannot be."""
@@ -245,7 +255,15 @@ class SavedFile:
             try:
                 await asyncio.to_thread(replace_durably, self._path, self._content())
             except OSError as error:
-                log.error("%s: %s; the next start goes on with what it says now", self._path, error.strerror)
+                fault = f"{self._path}: {error.strerror}"
+                if fault != self.fault:
+                    log.error("%s; the next start goes on with what it says now", fault)
+                self.fault = fault
+                self._failed.set()
                 return False
+            if self.fault:
+                log.info("%s: saved again", self._path)
+            self.fault = ""
+            self._failed.clear()
             self._saved_changes = upto
             return True

@@ -152,6 +152,7 @@ class Supervisor:
             asyncio.create_task(self._answer(control)),
             asyncio.create_task(uplink.read_commits()),
             asyncio.create_task(self._watch()),
+            asyncio.create_task(self._saved.keep_up()),
             asyncio.create_task(self._stop.wait()),
         ]
         renewing = asyncio.create_task(self._renew())
@@ -326,7 +327,11 @@ class Supervisor:
 
     def _view(self) -> View:
         return self._board.view(
-            self._children.all, os.getpid(), time.monotonic(), subscription_requests=self._history.count
+            self._children.all,
+            os.getpid(),
+            time.monotonic(),
+            subscription_requests=self._history.count,
+            unsaved=self._saved.fault,
         )
 
     def _methods(self) -> dict[str, Method]:
