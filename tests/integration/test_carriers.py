@@ -5,26 +5,28 @@ import signal
 
 from pipeline.client import Client
 from tests.integration.conftest import Begin, NewService
-from tests.integration.kite import Kite
-from tests.integration.service import Service, until
-from tests.integration.test_failover import (
+from tests.integration.drills import (
     HOMES,
-    KEY,
-    NEW_TOKEN,
-    OLD_TOKEN,
     PRIMARY,
     SECONDARY,
     SOON,
     UNIVERSE,
-    Rest,
     done,
     end,
     size,
+    until_on_disk,
+    wait_until_home,
+)
+from tests.integration.kite import Kite
+from tests.integration.service import Service, until
+from tests.integration.test_failover import (
+    KEY,
+    NEW_TOKEN,
+    OLD_TOKEN,
+    Rest,
     tries,
     until_moved,
-    until_on_disk,
     wait_until_carried,
-    wait_until_home,
 )
 
 NEVER = {"stable_s": 3600}  # no failback but for a reason

@@ -28,10 +28,7 @@ from pipeline.role import endpoint
 from pipeline.wire import COMMITS_SOCKET, Commit, StreamId, decode_commit
 from tests.integration import test_disk
 from tests.integration.conftest import SCALE, Begin, NewService
-from tests.integration.kite import Kite
-from tests.integration.service import DEADLINE_S, Raw, Service, until
-from tests.integration.test_disk import NewDisk, fill
-from tests.integration.test_failover import (
+from tests.integration.drills import (
     HOMES,
     PRIMARY,
     SECONDARY,
@@ -43,9 +40,12 @@ from tests.integration.test_failover import (
     ns,
     size,
     until_on_disk,
-    wait_until_carried,
     wait_until_home,
 )
+from tests.integration.kite import Kite
+from tests.integration.service import DEADLINE_S, Raw, Service, until
+from tests.integration.test_disk import NewDisk, fill
+from tests.integration.test_failover import wait_until_carried
 
 HUNG_S = 2.0  # who gives no sign of life for so long is killed
 STALL_S = min(4.0 * SCALE, 30.0)  # longer than that; at scale longer than a process may take to start, too

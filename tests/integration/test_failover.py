@@ -7,141 +7,39 @@ on no connection lies within a gap record.
 import json
 import re
 import signal
-import statistics
 import time
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping
-from datetime import datetime
+from collections import Counter
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from itertools import pairwise
 from pathlib import Path
 from threading import Thread
-from types import MappingProxyType
 from typing import Any
 
 import pytest
 
 from tests.integration.conftest import SCALE, Begin, NewService
-from tests.integration.kite import Kite, id_of
+from tests.integration.drills import (
+    HOMES,
+    PRIMARY,
+    SECONDARY,
+    SETTINGS,
+    SOON,
+    UNIVERSE,
+    done,
+    end,
+    is_home,
+    longest_overlap_s,
+    size,
+    takeovers,
+    until_on_disk,
+    wait_until_home,
+)
+from tests.integration.kite import Kite
 from tests.integration.service import Service, Status, until
 
-PRIMARY = [408065, *range(0x200001, 0x202001, 0x100)]
-SECONDARY = [738561, *range(0x300001, 0x302001, 0x100)]
-UNIVERSE = {"primary": PRIMARY, "secondary": SECONDARY}
-HOMES = {1: dict.fromkeys(PRIMARY, "quote"), 2: dict.fromkeys(SECONDARY, "full")}
-SOON = {"stable_s": 0.3}  # a failback
 CAPACITY = 3000  # of a connection
-SOCKET_BITS = 22  # of an id, below the number of its socket
-
-Span = tuple[int, int]  # Unix ns
-
-
-# What must hold at the end of each drill.
-
-
-def end(kite: Kite, service: Service, *, cut: int = 0) -> None:
-    """End the service: what the sockets were sent is stored, whole but for `cut` of them, and no gap is silent."""
-    kite.tell("pause")
-    assert service.stop() == 0
-    stored: dict[int, list[dict[str, Any]]] = {c["number"]: [] for c in kite.connections()}
-    for ticks in service.streams().values():
-        for tick in ticks:
-            stored[socket_of(tick)].append(tick)
-    ids = {number: [id_of(tick) for tick in ticks] for number, ticks in stored.items()}
-    sent = {number: kite.ids(number) for number in stored}
-    for number in stored:
-        assert ids[number] == sent[number][: len(ids[number])], f"socket {number}"
-    assert sum(ids[number] != sent[number] for number in stored) <= cut
-    service.assert_verified()
-    last_ns = {number: ns(ticks[-1]["timestamp"]) for number, ticks in stored.items() if ticks}
-    assert_no_gap_is_silent(service, spans_by_token(kite, last_ns))
-
-
-def assert_no_gap_is_silent(service: Service, spans: dict[int, list[Span]]) -> None:
-    """Check that gap records say of each instrument whenever it was on no connection."""
-    gaps: dict[int, list[Span]] = defaultdict(list)
-    for gap in service.events("gap"):
-        for token in gap["instruments"]:
-            gaps[token].append((ns(gap["from"]), ns(gap["to"])))
-    silent = {token: [h for h in between(some) if not is_within(h, gaps[token])] for token, some in spans.items()}
-    silent = {token: holes for token, holes in silent.items() if holes}
-    shown = [(token, holes, gaps[token]) for token, holes in silent.items()][:3]
-    assert not silent, f"{len(silent)} instruments have gaps without a record: token, gaps, records: {shown}"
-
-
-def spans_by_token(kite: Kite, last_ns: Mapping[int, int] = MappingProxyType({})) -> dict[int, list[Span]]:
-    """Return from when until when each instrument was on a connection, of all connections.
-
-    `last_ns` tells when the last frame of each socket was received: what was still under way when it closed counts.
-    """
-    now = time.time_ns()
-    spans: dict[int, list[Span]] = defaultdict(list)
-    for connection in kite.tell("spans")["connections"]:
-        ended_ns, heard_ns = connection["ended_ns"], last_ns.get(connection["number"], 0)
-        for token, since, until_ns in connection["spans"]:
-            is_cut = until_ns is not None and until_ns == ended_ns
-            spans[token].append((since, max(until_ns, heard_ns) if is_cut else until_ns or now))
-    return spans
-
-
-def joined(spans: Iterable[Span]) -> list[Span]:
-    """Return these spans with those that overlap as one."""
-    found: list[Span] = []
-    for since, until_ns in sorted(spans):
-        if found and since <= found[-1][1]:
-            found[-1] = (found[-1][0], max(found[-1][1], until_ns))
-        else:
-            found.append((since, until_ns))
-    return found
-
-
-def between(spans: Iterable[Span]) -> list[Span]:
-    """Return what no span covers between the first and the last."""
-    return [(before[1], after[0]) for before, after in pairwise(joined(spans))]
-
-
-def is_within(hole: Span, spans: Iterable[Span]) -> bool:
-    """Tell whether some of these, joined, cover all of it."""
-    return any(since <= hole[0] and hole[1] <= until_ns for since, until_ns in joined(spans))
-
-
-def longest_overlap_s(kite: Kite) -> float:
-    """Return for how long an instrument was on two connections at most."""
-    overlaps = [
-        min(one[1], other[1]) - other[0]
-        for spans in spans_by_token(kite).values()
-        for one, other in pairwise(sorted(spans))
-    ]
-    return max(overlaps, default=0) / 1e9
-
-
-def socket_of(tick: dict[str, Any]) -> int:
-    """Return the number of the server's socket that a stored tick came from."""
-    return id_of(tick) >> SOCKET_BITS
-
-
-def ns(timestamp: str) -> int:
-    """Return a timestamp as Unix ns, exact to the microsecond."""
-    moment = datetime.fromisoformat(timestamp)
-    return round(moment.timestamp()) * 10**9 + (moment.microsecond - (moment.microsecond >= 500_000) * 10**6) * 1000
 
 
 # What is waited for.
-
-
-def is_home(status: Status) -> bool:
-    """Tell whether connections 1 and 2 have their instruments, and the spare stands by."""
-    found = status["connections"]
-    return found["3"]["state"] == "standby" and all(
-        c["state"] == "live" and c["confirmed_instruments"] == c["subscribed_instruments"] > 0
-        for c in (found["1"], found["2"])
-    )
-
-
-def wait_until_home(kite: Kite, service: Service) -> None:
-    """Wait until that is so, and until the server agrees."""
-    service.wait_for(is_home, "all are back, the spare stands by")
-    kite.until_on_the_wire(*HOMES.values())
 
 
 def wait_until_carried(service: Service, number: int) -> Status:
@@ -157,81 +55,21 @@ def until_moved(service: Service) -> None:
     until(lambda: (saved := json.loads(path.read_bytes()))["failed_over"] and not saved["leaving"], "all has moved")
 
 
-def done(service: Service, action: str) -> list[str]:
-    """Return the reasons of what was done without being asked for."""
-    return [e["reason"] for e in service.events("request", action=action, by="failover", result="done")]
-
-
 def tries(service: Service, connection_id: int) -> int:
     """Return how often a connection has tried to connect in vain."""
     return len(service.events("not_connected", connection_id=connection_id))
-
-
-def size(service: Service) -> int:
-    """Return how long the file of the day is."""
-    bytes_: int = max(service.data_dir.glob("market_data_*.jsonl")).stat().st_size
-    return bytes_
-
-
-def until_on_disk(service: Service, connection_id: int, offset: int) -> None:
-    """Wait until a tick of this connection stands in the file of the day behind an offset."""
-    tick = f'"connection_id":{connection_id},'.encode()
-    with max(service.data_dir.glob("market_data_*.jsonl")).open("rb") as file:
-        file.seek(offset)
-        until(lambda: tick in file.read(), f"a tick of connection {connection_id} is on disk")
-
-
-def recorded_by(service: Service, connection_id: int) -> list[dict[int, str]]:
-    """Return which instruments ticked on each socket of a connection, and in which mode in the end, oldest first."""
-    sockets: dict[int, dict[int, str]] = defaultdict(dict)
-    for tick in service.ticks():
-        if tick["connection_id"] == connection_id:
-            sockets[socket_of(tick)][tick["instrument_token"]] = tick["mode"]
-    return [modes for _, modes in sorted(sockets.items())]
 
 
 # A process dies.
 
 
 @pytest.mark.timeout(60 + 60 * SCALE)
-def test_the_spare_takes_over_from_a_killed_worker_and_gives_back(kite: Kite, new_service: NewService, begin: Begin):
+@pytest.mark.parametrize("frame", [5, 50])
+def test_the_spare_takes_over_from_a_killed_worker_and_gives_back(kite: Kite, new_service: NewService, frame: int):
     """5,000 ticks/s, workers 1 and 2 killed in turn: each kill is one gap, exact to the frame, and all come home."""
-    kills = round(4 * SCALE)
-    service = new_service(universe=UNIVERSE, failover=SOON | {"max_deaths": 1000})
-    kite.load(10_000, frame=50)
-    begin(service)
-    takeovers_ms = []
-    for kill in range(kills):
-        home = 1 + kill % 2
-        offset = size(service)
-        until_on_disk(service, home, offset)
-        offset, began_s = size(service), time.monotonic()
-        service.send(f"worker-{home}", signal.SIGKILL)
-        until_on_disk(service, 3, offset)
-        takeovers_ms.append((time.monotonic() - began_s) * 1000)
-        wait_until_home(kite, service)
-    report = kite.tell("report")
-    overlap_s = longest_overlap_s(kite)
-    end(kite, service, cut=kills)
-
-    killed = [HOMES[1 + kill % 2] for kill in range(kills)]
-    assert sorted(report["uncovered"]) == sorted(token for instruments in killed for token in instruments)
-    assert recorded_by(service, 3) == killed
-    assert len(done(service, "failover")) == len(done(service, "failback")) == kills
-    streams = service.streams()
-    spare = [tick["timestamp"] for (c, _), ticks in streams.items() if c == 3 for tick in ticks]
-    for home in (1, 2):
-        died = [ticks[-1]["timestamp"] for (c, _), ticks in streams.items() if c == home][:-1]
-        gaps = service.events("gap", connection_id=home)
-        assert [(gap["cause"], gap["instruments"]) for gap in gaps] == [("killed", sorted(HOMES[home]))] * len(died)
-        assert [gap["from"] for gap in gaps] == died
-        assert [gap["to"] for gap in gaps] == [min(t for t in spare if t > moment) for moment in died]
-    assert len(service.events("gap")) == kills
-    median, slow = statistics.median(takeovers_ms), statistics.quantiles(takeovers_ms, n=100, method="inclusive")[-1]
-    print(  # noqa: T201  the figures
-        f"{kills} kills: {median:.0f} ms median, {slow:.0f} ms 99 % from the kill to the first tick of connection 3 "
-        f"on disk; on two connections for {overlap_s:.3f} s at most"
-    )
+    homes = [1 + kill % 2 for kill in range(round(2 * SCALE))]
+    seen = takeovers(kite, new_service(**SETTINGS), homes, frame=frame)
+    print(seen)  # noqa: T201  the figures
 
 
 def test_what_hangs_is_killed_and_replaced(kite: Kite, new_service: NewService, begin: Begin):

@@ -3,10 +3,10 @@
 import random
 import re
 import signal
-import time
 from itertools import pairwise
 
 from tests.integration.conftest import SCALE, NewService
+from tests.integration.drills import SETTINGS, pause_at_random, random_kills, shuffled
 from tests.integration.kite import Kite, id_of
 from tests.integration.service import Service, until
 
@@ -48,11 +48,6 @@ def wait_for_more(service: Service, ticks: int) -> None:
 def until_sockets(kite: Kite, number: int) -> None:
     """Wait until connection 1 has had so many sockets."""
     until(lambda: len(kite.of(TOKENS[1])) >= number, f"{number} sockets of connection 1 are open")
-
-
-def pause_at_random(chance: random.Random, at_most_s: float) -> None:
-    """Let a random time pass: the moment of a kill is the point here."""
-    time.sleep(chance.uniform(0, at_most_s))
 
 
 def test_killing_the_writer_loses_nothing(kite: Kite, new_service: NewService):
@@ -111,31 +106,9 @@ def test_killing_a_worker_loses_nothing_that_it_had_spooled(kite: Kite, new_serv
 def test_killing_anything_at_random_loses_nothing(kite: Kite, new_service: NewService):
     """Writer, workers and supervisor: what was spooled is stored once; a new `mds run` adopts what is running."""
     chance = random.Random(4)
-    service = without_spare(kite, new_service)
-    kite.load(5000, frame=5)
-    service.start()
-    roles = ["writer", "worker-1", "worker-2", "supervisor"]
-    for role in chance.choices(roles, k=round(12 * SCALE) - len(roles)) + roles:
-        service.wait_for(lambda s: s["storage"]["state"] == "recording", "the service answers")
-        wait_for_more(service, 300)
-        pause_at_random(chance, 0.4)
-        if role == "supervisor":
-            until(lambda: all(map(service.pid, roles)), "all are back")
-        service.kill(role)
-        if role == "supervisor":
-            wait_for_more(service, 1000)  # recording goes on without it
-            survivors = {name: service.pid(name) for name in ("writer", "worker-1", "worker-2")}
-            service.start()
-            service.wait_until_live(1, 2)
-            assert {name: service.pid(name) for name in survivors} == survivors
-    service.wait_until_live(1, 2)
-    assert service.stop() == 0
-
-    for connection_id in TOKENS:
-        assert_prefixes(stored_ids(service, connection_id), sent_ids(kite, connection_id))
-    service.assert_verified()
-    assert {gap["cause"] for gap in service.events("gap")} == {"killed"}
-    assert list(service.spool_dir.iterdir()) == []
+    victims = shuffled(chance, writer=round(4 * SCALE), workers=round(6 * SCALE), supervisor=round(2 * SCALE))
+    seen = random_kills(kite, new_service(**SETTINGS), victims, chance=chance, rate=5000, pause_s=0.6)
+    print(seen)  # noqa: T201  the figures
 
 
 def test_what_a_stopped_writer_did_not_take_stays_in_the_spool(kite: Kite, new_service: NewService):

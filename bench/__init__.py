@@ -1,0 +1,1 @@
+"""Long drills and measurements, run by hand: `python -m bench.<module> --help`."""
