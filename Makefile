@@ -3,7 +3,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 SECONDS_OF_DEMO ?= 15
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint drills clean
 
 demo: .venv/ready
 	@rm -rf demo && mkdir demo
@@ -25,6 +25,10 @@ lint: .venv/dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+drills: .venv/dev
+	$(BIN)/python -m bench.drills takeover
+	$(BIN)/python -m bench.drills kills
 
 .venv/ready: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'

@@ -70,8 +70,9 @@ class GapTracker:
         """Follow a new set of instruments; return what those that are gone have missed.
 
         The first one of an epoch comes with what the epoch `before` had, None if nobody knows. `relieved` tells of
-        instruments since when another connection has recorded them, `held` of new ones that another keeps until they
-        are `taken`. `down_by` is why the connection is down, if it is: new instruments miss what comes until it is not.
+        instruments since when another connection has recorded them, even if it does no longer and they are wanted here
+        again: the rest is that one's to miss. `held` tells of new ones that another keeps until they are `taken`.
+        `down_by` is why the connection is down, if it is: new instruments miss what comes until it is not.
         """
         is_first = self._wanted is None
         had = frozenset(before or ()) if self._wanted is None else self._wanted
@@ -80,9 +81,11 @@ class GapTracker:
         gaps = []
         if self._cause is not None:
             gone = had - self._wanted - self._held
-            missed = {token: relieved.get(token, now_ns) for token in gone}
+            back = had.intersection(self._wanted, relieved) if is_first else frozenset()
+            missed = {token: relieved.get(token, now_ns) for token in gone | back}
             missed = {t: to_ns for t, to_ns in missed.items() if t not in relieved or to_ns > self._from_ns}
             gaps = self._missed(missed)
+            self._late.update(dict.fromkeys(back, now_ns))
             if is_unknown and not self._wanted:
                 gaps.append(self._nobodys(now_ns))
             for token in gone:

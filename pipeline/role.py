@@ -8,6 +8,7 @@ whether it is still what the configuration asks for.
 import fcntl
 import logging
 import os
+import signal
 import threading
 import time
 from dataclasses import dataclass
@@ -25,6 +26,7 @@ from pipeline.wire import STATUS_SOCKET
 WRITER, SUPERVISOR = events.WRITER, events.SUPERVISOR  # a process is called as the source of its events
 SIMULATOR = "simulator"
 RELAYED = "relayed"  # the logger of lines that another process has finished already
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 EXIT_SPOOLED = 3  # a worker's exit code: ended in order, but not everything that it had spooled was stored in time
 
 _LOCK_TRIES, _LOCK_PAUSE_S = 10, 0.02  # whoever asks who holds a lock holds it for a moment

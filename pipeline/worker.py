@@ -41,7 +41,6 @@ HEARTBEATS = 2  # meanwhile: the supervisor kills who is silent for four of them
 PACKETS_BYTES = 2  # of a message with packets, at least: a heartbeat has one
 SEEN_STEP = 500  # first ticks of new instruments are told in such steps
 PAUSE_NS = 2 * NS_PER_S  # between two frames: worth asking whether the machine slept
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 FIRST_TICK_S = 0.5  # after which a new instrument that has not ticked counts as covered: Kite sends a snapshot at once
 ORDER_S = 2.0
 ASK_S = 3.0  # for Kite's word on a token
@@ -100,9 +99,9 @@ class Worker:
     async def run(self, *, drain: bool = False) -> int:
         """Record until SIGTERM; return the exit code. With `drain` only hand on what earlier epochs have left."""
         loop = asyncio.get_running_loop()
-        for number in STOP_SIGNALS:
+        for number in role.STOP_SIGNALS:
             loop.add_signal_handler(number, self._stop.set)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, role.STOP_SIGNALS)  # it began with them blocked
         self._begin_epoch()
         tasks: list[asyncio.Task[Any]] = [
             asyncio.create_task(self._await_order()) if drain else self._feed.start(),
@@ -517,7 +516,7 @@ class Worker:
 
 def main() -> int:
     """Run a worker: `python -m pipeline.worker CONNECTION [--drain]`, by the supervisor; return the exit code."""
-    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # until the loop can end what it has begun
+    signal.pthread_sigmask(signal.SIG_BLOCK, role.STOP_SIGNALS)  # until the loop can end what it has begun
     connection_id = int(sys.argv[1])
     config = from_child()
     name = role.worker_role(connection_id)

@@ -150,6 +150,15 @@ def test_the_successor_of_a_killed_worker_speaks_for_what_that_had():
     assert tracker.closed(950) == [Gap("killed", 500, 950, [8]), Gap("killed", 900, 950, [9])]
 
 
+@pytest.mark.parametrize(("held", "later"), [((), [Gap("killed", 900, 950, [7])]), ((7,), [])])
+def test_what_comes_back_to_the_successor_was_another_s_meanwhile(held, later):
+    """Another connection recorded it and has failed, too: from then on it is that one's to miss, or ours when told."""
+    tracker = GapTracker(KILLED)
+    relieved = {7: 560}
+    assert tracker.want((7, 8), 900, before=(7, 8), relieved=relieved, held=held) == [Gap("killed", 500, 560, [7])]
+    assert tracker.closed(950) == [Gap("killed", 500, 950, [8]), *later]
+
+
 def test_all_of_a_killed_worker_is_covered_elsewhere():
     """The whole connection has been taken over: its gap ends where the other one begins."""
     tracker = GapTracker(KILLED)

@@ -24,6 +24,7 @@ from pipeline.supervisor.policy import Restarts
 
 log = logging.getLogger(__name__)
 
+WORKER_MODULE = "pipeline.worker"  # python -m ...
 DRAIN_AGAIN_S = 5.0
 RENEW_S = 10.0  # for an outdated process to end in order
 LOG_BYTES = 2**20  # a child's log file is begun anew above this
@@ -177,7 +178,7 @@ class Children:
         delay_s = child.restarts.died(lived_s, time.monotonic())
         if delay_s is None:
             child.state = "failed"
-            if "pipeline.worker" in child.arguments:
+            if WORKER_MODULE in child.arguments:
                 asyncio.get_running_loop().call_soon(self._drain, child)
             again = f"try again with: mds restart {child.role}"
             return f"GIVEN UP, it has died {child.restarts.recent} times within a minute; {again}"
@@ -206,6 +207,7 @@ class Children:
     def _spawn(self, child: Child, *more: str) -> subprocess.Popen[bytes]:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("MDS_")} | self._config.to_child()
         with (
+            _stop_signals_blocked(child),
             self._lock_for(child) as lock_fd,
             _log_file(self._config.runtime.run_dir / f"{child.role}.log") as log_file,
         ):
@@ -268,6 +270,19 @@ class Children:
             outlook = self._start_later(child, time.monotonic() - child.started_s)
             log.error("%s (process %d) has ended%s, %s", child.role, pid, _how(child.exit_code), outlook)
         self._note(child)
+
+
+@contextlib.contextmanager
+def _stop_signals_blocked(child: Child) -> Iterator[None]:
+    """Let a worker be born with them blocked: told to end while it still starts, it ends in order when it can."""
+    if WORKER_MODULE not in child.arguments:
+        yield
+        return
+    signal.pthread_sigmask(signal.SIG_BLOCK, role.STOP_SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, role.STOP_SIGNALS)
 
 
 def _runs(pid: int, module: str) -> bool:

@@ -33,7 +33,7 @@ from pipeline.outbox import Loss
 from pipeline.records import Record
 from pipeline.requests import NoParams, Restarted, RestartParams
 from pipeline.supervisor.board import Board, View
-from pipeline.supervisor.children import Child, Children
+from pipeline.supervisor.children import WORKER_MODULE, Child, Children
 from pipeline.supervisor.control import Method, answer
 from pipeline.supervisor.desk import Desk
 from pipeline.supervisor.guard import CHECK_S, Guard
@@ -48,7 +48,7 @@ from pipeline.wire import COMMANDS_SOCKET, CONTROL_SOCKET, STATUS_SOCKET
 log = logging.getLogger(__name__)
 children_log = logging.getLogger(role.RELAYED)
 
-WORKER_MODULE, SIMULATOR_MODULE = "pipeline.worker", "pipeline.simulator"  # python -m ...
+SIMULATOR_MODULE = "pipeline.simulator"  # python -m ...
 WORKERS_END_S = 7.0  # a worker drains for at most worker.DRAIN_S and closes its socket before
 WRITER_END_S = 1.5
 SIMULATOR_END_S = 1.5  # it closes its sockets first

@@ -1,6 +1,7 @@
 """Starting: one service for a run folder and a data folder, and what it costs."""
 
 import json
+import signal
 import time
 
 from tests.integration.conftest import NewService
@@ -60,3 +61,21 @@ def test_the_first_tick_comes_soon(kite: Kite, new_service: NewService):
     until(service.stored, "a tick is stored")
     print(f"first tick on disk after {time.monotonic() - began_s:.2f} s")  # noqa: T201  the figure
     assert service.stop() == 0
+
+
+def test_a_run_that_ends_while_it_begins_hands_on_what_was_left(kite: Kite, new_service: NewService):
+    """Ended before its workers have begun, it lets them begin and end in order: nothing stays in the spools."""
+    service = new_service(universe=SMALL)
+    kite.load(4000, frame=10)
+    service.start()
+    service.wait_for(lambda s: s["metrics"]["total_ticks_stored"] > 1000, "ticks are stored")
+    service.send("writer", signal.SIGSTOP)
+    service.wait_for(lambda s: all(s["connections"][c]["ticks_pending"] > 500 for c in "12"), "the spools fill")
+    service.kill_all()
+    kite.tell("pause")
+    service.start()
+    until(lambda: service.pid("worker-1"), "worker 1 begins")
+    assert service.stop() == 0
+    assert list(service.spool_dir.iterdir()) == []
+    assert service.output().endswith(", still spooled 0\n")
+    service.assert_verified()
