@@ -19,6 +19,7 @@ from typing import Literal, NamedTuple
 
 from pipeline.config import CONNECTIONS, MAX_INSTRUMENTS, Mode, Overflow, Universe
 from pipeline.errors import AlreadySubscribedError, CapacityError, NotSubscribedError, RequestRefusedError
+from pipeline.supervisor.carriers import assign
 
 PRIMARY, SECONDARY, TERTIARY = 1, 2, 3
 
@@ -319,12 +320,14 @@ class Subscriptions:
             self.mirroring = mirror and not self._homes[TERTIARY]
             self.failed_over = set(failed_over)
             self.by_hand = self.failed_over.intersection(by_hand)
+        room = {place: self._room(place) for place in self._places(self.failed_over)}
+        places = {}
         for token, place in carriers.items():
             known = self.all.get(token)
-            is_well = place not in self.failed_over and self._is_usable(place) and self._room(place) > 0
-            if known and known.connection_id in self.failed_over and is_well:
-                self._carry(token, place)
-        self._note_waiting()
+            if known and known.connection_id in self.failed_over and room.get(place, 0) > 0:
+                places[token] = place
+                room[place] -= 1
+        self._set_carriers(places)
         for token, connection_id, mode in leaving:
             kept = self.leaving[connection_id]
             is_elsewhere = token in self.all and self.carrier(token) != connection_id
@@ -340,7 +343,7 @@ class Subscriptions:
         Returns the tokens by old and new connection.
         """
         gone: dict[tuple[int, int], list[int]] = {}
-        on_wire = self._all_wanted() if self.failed_over else {}
+        on_wire = {c: self.wanted(c) for c in CONNECTIONS} if self.failed_over else {}
         for old, leaving in self.leaving.items():
             for token in list(leaving):
                 new = self.carrier(token)
@@ -412,7 +415,7 @@ class Subscriptions:
         """Keep those of `tokens` that get a new place in their old one for now, if they are on the wire there."""
         watched = list(self.all if self.failed_over else tokens)  # others may have to make room for carried ones
         before = {token: was for token in watched if (was := self.carrier(token))}
-        on_wire = on_wire or self._all_wanted()
+        on_wire = on_wire or {was: self.wanted(was) for was in set(before.values())}
         under_way = self._under_way()
         yield
         self._assign_carriers()
@@ -424,37 +427,37 @@ class Subscriptions:
                     self.leaving[was][token] = on_wire[was][token]
                 self.leaving[now].pop(token, None)
 
-    def _all_wanted(self) -> dict[int, Instruments]:
-        return {c: self.wanted(c) for c in CONNECTIONS}
-
     def _assign_carriers(self) -> None:
-        """Find room for the instruments of homes that have failed over, the primary's first.
-
-        Who has a place with a connection that is fit stays there, unless those of the primary need it. Connections
-        that are unfit get what finds no room elsewhere: they may be back soon.
-        """
+        """Find places for the instruments of homes that have failed over, the primary's first."""
         fit = self._fit_places(self.failed_over)
         stuck = self._take_stuck(fit)
         under_way = self._under_way()
         before = {t: c for t, c in self._carriers.items() if t not in under_way}
         before |= {token: place for place, token, _ in stuck}
-        self._carriers, self._carried = {}, {c: {} for c in CONNECTIONS}
-        poor = [c for c in self._places(self.failed_over) if c in self.unfit]
-        waiting = [
-            token
-            for home in sorted(self.failed_over)
-            for token in sorted(self._homes[home], key=lambda token: before.get(token) not in fit)
-        ]
-        room = sum(map(self._room, fit))
-        losing = [token for token in waiting[room:] if before.get(token) in fit]
-        self._evicted = {token for token in losing if self.all[token].connection_id in self.unfit}
-        parting = Counter(before[token] for token in losing if token not in self._evicted)  # when its home covers it
-        self._place(waiting[:room], fit, before, parting)
-        self._place(waiting[room:], poor, before, Counter())
+        self._set_carriers({})
+        found = assign(
+            {home: self._homes[home] for home in sorted(self.failed_over)},
+            before,
+            {place: self._room(place) for place in fit},
+            {place: self._room(place) for place in self._places(self.failed_over) if place in self.unfit},
+            self.unfit,
+        )
+        self._evicted = found.evicted
+        self._set_carriers(found.places)
         for place, token, mode in stuck:
-            if self._carriers.get(token, place) != place:
+            if found.places.get(token, place) != place:
                 self.leaving[place][token] = mode
-        self._note_waiting()
+
+    def _set_carriers(self, places: dict[int, int]) -> None:
+        self._carriers, self._carriers_of = places, {}
+        self._carried = {c: {} for c in CONNECTIONS}
+        carried: Counter[int] = Counter()
+        for token, place in places.items():
+            known = self.all[token]
+            self._carried[place][token] = known.mode
+            self._carriers_of.setdefault(known.connection_id, set()).add(place)
+            carried[known.connection_id] += 1
+        self.waiting = {home for home in self.failed_over if carried[home] < len(self._homes[home])}
 
     def _take_stuck(self, places: Collection[int]) -> list[tuple[int, int, Mode]]:
         """Take what is on its way from these places to a home that has become unfit: it stays, if it finds room there.
@@ -472,36 +475,12 @@ class Subscriptions:
             del self.leaving[place][token]
         return stuck
 
-    def _place(
-        self, tokens: Sequence[int], places: Sequence[int], before: Mapping[int, int], taken: Counter[int]
-    ) -> None:
-        """Let these places carry these, those first that had one of them before."""
-        for token in sorted(tokens, key=lambda token: before.get(token) not in places):
-            was = before.get(token)
-            order = (was, *places) if was in places else places
-            place = next((place for place in order if place and self._room(place) > taken[place]), None)
-            if place is not None:
-                self._carry(token, place)
-
     def _places(self, failed_over: Collection[int]) -> list[int]:
         """Return where the instruments of these homes may go: to the spare, and to others."""
         return [c for c in (TERTIARY, PRIMARY, SECONDARY) if self._is_usable(c) and c not in failed_over]
 
     def _fit_places(self, failed_over: Collection[int]) -> list[int]:
         return [c for c in self._places(failed_over) if c not in self.unfit]
-
-    def _carry(self, token: int, place: int) -> None:
-        self._carried[place][token] = self.all[token].mode
-        self._carriers[token] = place
-
-    def _note_waiting(self) -> None:
-        self._carriers_of = {}
-        carried: Counter[int] = Counter()
-        for token, place in self._carriers.items():
-            home = self.all[token].connection_id
-            carried[home] += 1
-            self._carriers_of.setdefault(home, set()).add(place)
-        self.waiting = {home for home in self.failed_over if carried[home] < len(self._homes[home])}
 
     def _under_way(self) -> set[int]:
         """Return what has another place than the one that has it now."""
