@@ -18,6 +18,7 @@ import zmq.asyncio
 from pydantic import SecretStr
 
 from pipeline import role
+from pipeline.arrivals import Arrivals
 from pipeline.config import Config, Mode, from_child
 from pipeline.credentials import TokenFile
 from pipeline.days import NS_PER_S
@@ -25,7 +26,7 @@ from pipeline.digest import Digest
 from pipeline.errors import ConfigError, MdsError, SpoolFullError
 from pipeline.gaps import Gap, GapTracker
 from pipeline.kite.feed import Batch, Feed, StateChange, classify_text, install_reactor
-from pipeline.kite.packets import Decoder, Reject, split, tokens_in
+from pipeline.kite.packets import Decoder, Reject, split
 from pipeline.log import hide
 from pipeline.outbox import Loss
 from pipeline.records import Record
@@ -39,9 +40,7 @@ log = logging.getLogger(__name__)
 TICK_S = 1.0  # digests, a look at the clock
 HEARTBEATS = 2  # meanwhile: the supervisor kills who is silent for four of them
 PACKETS_BYTES = 2  # of a message with packets, at least: a heartbeat has one
-SEEN_STEP = 500  # first ticks of new instruments are told in such steps
 PAUSE_NS = 2 * NS_PER_S  # between two frames: worth asking whether the machine slept
-FIRST_TICK_S = 0.5  # after which a new instrument that has not ticked counts as covered: Kite sends a snapshot at once
 ORDER_S = 2.0
 ASK_S = 3.0  # for Kite's word on a token
 DRAIN_S = 5.5  # at the end, for the writer to make everything durable
@@ -70,9 +69,7 @@ class Worker:
         self._version = 0
         self._lost_order = False  # one did not arrive: the next one has to be whole
         self._wanted: dict[int, Mode] = {}
-        self._unseen: dict[int, object] = {}  # sent to Kite a moment ago, and not ticked since; the values tell when
-        self._reported_unseen = 0
-        self._awaited: frozenset[int] = frozenset()  # sent last: when one of them ticks, Kite has taken all before
+        self._arrivals = Arrivals(self._take, self._report)
         self._subscribed_ns = 0  # the first frame after Kite had taken all that is wanted
         self._announced: dict[int, Mode] | None = None  # on this socket, in the event log
         self._announce_due = False  # the event log does not know the present subscription yet
@@ -146,8 +143,7 @@ class Worker:
         before, self._state = self._state.state, change
         now_ns = self._uplink.clock.now_ns()
         if change.state != "live":
-            self._unseen.clear()
-            self._awaited = frozenset()
+            self._arrivals.lost()
         if change.state == "live":
             self._live_since_ns = now_ns
             self._announced, self._announce_due = None, True
@@ -174,36 +170,12 @@ class Worker:
 
     def on_sent(self, batch: Batch) -> None:
         """Follow what has been sent to Kite: the supervisor waits for it."""
-        if batch.action == "subscribe":
-            when = object()
-            self._unseen.update(dict.fromkeys(batch.tokens, when))
-            asyncio.get_running_loop().call_later(FIRST_TICK_S, self._had_time, batch.tokens, when)
-            self._awaited = frozenset(batch.tokens)
-        else:
-            for token in batch.tokens if batch.action == "unsubscribe" else ():
-                self._unseen.pop(token, None)
+        self._arrivals.sent(batch)
         self._report()
 
-    def _had_time(self, tokens: Iterable[int], when: object) -> None:
-        """No longer wait for the first tick of these, unless they have been sent again since."""
-        waiting = [token for token in tokens if self._unseen.get(token) is when]
-        if waiting:
-            self._take(waiting)
-            self._awaited = frozenset()
-            self._report()
-
     def _take(self, tokens: Iterable[int]) -> None:
-        """Count these as recorded here."""
-        for token in tokens:
-            self._unseen.pop(token, None)
+        """Answer for these from now on: they are recorded here."""
         self._gaps.taken(tokens, self._uplink.clock.now_ns())
-
-    def _see(self, ticks: Iterable[StoredTick]) -> None:
-        before = len(self._unseen)
-        self._take({tick.instrument_token for tick in ticks} & self._unseen.keys())
-        if len(self._unseen) < before and (not self._unseen or self._reported_unseen - len(self._unseen) >= SEEN_STEP):
-            self._reported_unseen = len(self._unseen)
-            asyncio.get_running_loop().call_soon(self._report)  # when it is known which frame ended the gap
 
     # Frames to ticks.
 
@@ -225,32 +197,29 @@ class Worker:
                 rejects.append((recv_ns, layout.rejects))
         if first_ns - self._gaps.last_frame_ns > PAUSE_NS:
             self._look_for_suspension()
-        complete_ns = self._look_for_awaited(frames) if self._announce_due or self._gaps.is_open else None
+        complete_ns = self._completed_by(frames)
         try:
             self._uplink.append_frames(incoming, self._gaps.since_ns if complete_ns is None else None)
         except SpoolFullError as error:
             self._refuse(incoming, error)
             return
         if complete_ns is not None:
-            self._awaited = frozenset()
-            self._subscribed_ns = complete_ns
-            self._announce()
-            self._log_gaps(self._gaps.closed(complete_ns))
+            self._complete(complete_ns)
         self._gaps.last_frame_ns = last_ns
         for recv_ns, found in rejects:
             self._log_rejects(recv_ns, found)
 
-    def _look_for_awaited(self, frames: Sequence[tuple[int, bytes]]) -> int | None:
-        """Return the time of the first frame that shows that Kite has taken all that is wanted, None without one.
+    def _completed_by(self, frames: Sequence[tuple[int, bytes]]) -> int | None:
+        """Return the time of the frame from which on all that is wanted is received, None if it is not one of these."""
+        is_due = self._announce_due or self._gaps.is_open
+        return self._arrivals.all_sent(frames) if is_due and self._feed.confirmed == self._wanted else None
 
-        That is one with a tick of those that were sent last; frames without may have been under way before.
-        """
-        if self._feed.confirmed != self._wanted:
-            return None
-        for recv_ns, payload in frames:
-            if not self._awaited or not self._awaited.isdisjoint(tokens_in(payload, split(payload))):
-                return recv_ns
-        return None
+    def _complete(self, recv_ns: int) -> None:
+        """End the gap, if any, with the frame of this time."""
+        self._arrivals.complete()
+        self._subscribed_ns = recv_ns
+        self._announce()
+        self._log_gaps(self._gaps.closed(recv_ns))
 
     def _encode(self, epoch: int, frames: Sequence[Record]) -> bytes:
         """Decode frames of one stream and return their JSON lines."""
@@ -264,8 +233,8 @@ class Worker:
             fresh = ticks[max(self._digested_seq + 1 - ticks[0].seq, 0) :]
             self._digest.add(fresh)
             self._digested_seq = ticks[-1].seq
-            if self._unseen:
-                self._see(fresh)
+            if self._arrivals.unseen:
+                self._arrivals.see({tick.instrument_token for tick in fresh})
         return encode_lines(ticks)
 
     # Events.
@@ -433,7 +402,6 @@ class Worker:
         is_live = self._state.state == "live"
         unsent = self._unsent() if is_live else []
         all_known = not unsent and not self._announce_due
-        self._reported_unseen = len(self._unseen)
         self._status.send(
             "status",
             connection_id=self._connection_id,
@@ -441,7 +409,7 @@ class Worker:
             version=self._version,
             lost_order=self._lost_order,
             unsent=unsent,
-            unseen=list(self._unseen),
+            unseen=list(self._arrivals.unseen),
             covered_ns=self._subscribed_ns if all_known else self._uplink.clock.now_ns(),
             state=self._state_name(),
             reason=self._state.reason,

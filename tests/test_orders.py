@@ -9,6 +9,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
+from pipeline.arrivals import Arrivals
 from pipeline.config import Mode
 from pipeline.kite.feed import StateChange, next_batch
 from pipeline.supervisor.orders import AGAIN_S, Orders
@@ -34,7 +35,8 @@ class SimulatedWorker(Worker):
         self._reports = reports
         self.first_order: Any = None
         self._service, self._version, self._lost_order = "", 0, False
-        self._wanted, self._unseen, self._frames = {}, {}, []
+        self._wanted, self._frames = {}, []
+        self._arrivals = Arrivals(mock.Mock(), self._report, call_later=mock.Mock())
         self._state = StateChange("idle")
         self._uplink, self._gaps, self._ordered = mock.Mock(), mock.Mock(), mock.Mock()
         self._feed = cast(Any, mock.Mock(confirmed=self.wire))
@@ -53,7 +55,7 @@ class SimulatedWorker(Worker):
                 "lost_order": self._lost_order,
                 "state": "live" if self.is_live else "down",
                 "unsent": self._unsent() if self.is_live else [],
-                "unseen": list(self._unseen),
+                "unseen": list(self._arrivals.unseen),
                 "covered_ns": NOW_NS,
             }
         )
@@ -79,18 +81,17 @@ class SimulatedWorker(Worker):
                 del self.wire[token]
         else:
             self.wire.update(dict.fromkeys(batch.tokens, batch.mode))
+        self._arrivals.sent(batch)
         if batch.action == "subscribe":
-            self._unseen.update(dict.fromkeys(batch.tokens))
             self.ticking.difference_update(batch.tokens)
-        for token in batch.tokens if batch.action == "unsubscribe" else ():
-            self._unseen.pop(token, None)
         self._report()
         return True
 
     def tick(self):
         """Let everything tick that is on the wire."""
         self.ticking.update(self.wire)
-        self._unseen.clear()
+        with mock.patch("pipeline.arrivals.asyncio"):
+            self._arrivals.see(self.ticking)
         self._report()
 
     def lose_socket(self):

@@ -1,0 +1,90 @@
+"""Which instruments have been sent to Kite a moment ago, and have not ticked since."""
+
+import asyncio
+from collections.abc import Callable, Collection, Iterable, Sequence
+
+from pipeline.kite.feed import Batch
+from pipeline.kite.packets import split, tokens_in
+
+FIRST_TICK_S = 0.5  # who has not ticked until then counts as arrived: Kite sends a snapshot at once
+NEWS_STEP = 500  # arrivals are told in such steps, and the last one
+
+
+class Arrivals:
+    """Follows one connection.
+
+    `on_arrived` gets the tokens that have arrived; `on_news` is called when it is worth telling, not at once.
+    """
+
+    def __init__(
+        self,
+        on_arrived: Callable[[Collection[int]], None],
+        on_news: Callable[[], None],
+        call_later: Callable[..., object] | None = None,
+    ) -> None:
+        self._on_arrived = on_arrived
+        self._on_news = on_news
+        self._call_later = call_later  # that of the running loop
+        self._unseen: dict[int, object] = {}  # the values tell with which batch
+        self._told = 0  # how many were left when it was last told
+        self._last: frozenset[int] = frozenset()  # sent last: when one of them ticks, Kite has taken all before
+
+    @property
+    def unseen(self) -> Collection[int]:
+        """The tokens that have been sent and have not arrived."""
+        return self._unseen.keys()
+
+    def sent(self, batch: Batch) -> None:
+        """Take note of what has been sent."""
+        if batch.action == "subscribe":
+            when = object()
+            self._unseen.update(dict.fromkeys(batch.tokens, when))
+            self._last = frozenset(batch.tokens)
+            call_later = self._call_later or asyncio.get_running_loop().call_later
+            call_later(FIRST_TICK_S, self._had_time, batch.tokens, when)
+        elif batch.action == "unsubscribe":
+            for token in batch.tokens:
+                self._unseen.pop(token, None)
+        self._told = len(self._unseen)
+
+    def lost(self) -> None:
+        """Take note that the socket is gone: all has to be sent again."""
+        self._unseen.clear()
+        self._last = frozenset()
+
+    def see(self, tokens: Iterable[int]) -> None:
+        """Take note of ticks of these."""
+        arrived = self._unseen.keys() & tokens
+        if arrived:
+            self._arrive(arrived)
+            left = len(self._unseen)
+            if not left or self._told - left >= NEWS_STEP:
+                self._told = left
+                asyncio.get_running_loop().call_soon(self._on_news)  # what the ticks came with is still being recorded
+
+    def all_sent(self, frames: Sequence[tuple[int, bytes]]) -> int | None:
+        """Return the time of the first frame that shows that Kite has taken all that was sent, None without one.
+
+        That is one with a tick of those that were sent last; frames without may have been under way before.
+        """
+        for recv_ns, payload in frames:
+            if not self._last or not self._last.isdisjoint(tokens_in(payload, split(payload))):
+                return recv_ns
+        return None
+
+    def complete(self) -> None:
+        """Await none of those that were sent last any more."""
+        self._last = frozenset()
+
+    def _had_time(self, tokens: Iterable[int], when: object) -> None:
+        """No longer wait for these, unless they have been sent again since."""
+        waiting = [token for token in tokens if self._unseen.get(token) is when]
+        if waiting:
+            self._arrive(waiting)
+            self.complete()
+            self._on_news()
+
+    def _arrive(self, tokens: Collection[int]) -> None:
+        for token in tokens:
+            self._unseen.pop(token, None)
+        self._on_arrived(tokens)
