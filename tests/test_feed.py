@@ -488,7 +488,8 @@ async def test_open_only_while_something_is_wanted(feed):
         await feed.tell("wanted", wanted={})
         await feed.state("idle")
         assert server.peers[0].close_code == 1000
-        assert (await feed.tell("wanted", wanted=ONE))["confirmed"] == {}
+        assert (await feed.tell("look"))["confirmed"] == {}
+        await feed.tell("wanted", wanted=ONE)
         await feed.confirmed(ONE)
         assert feed.states == ["connecting", "live", "idle", "connecting", "live"]
 
