@@ -96,7 +96,7 @@ class GapTracker:
         self._held = (self._held | new.intersection(held)) & self._wanted
         if not self._wanted:
             self._end()
-        elif not had and not is_first:
+        elif not had:
             self.last_frame_ns = now_ns  # nothing was missed before
             if down_by is not None:
                 self.interrupted(down_by, now_ns)

@@ -10,7 +10,7 @@ import contextlib
 import logging
 import signal
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import zmq
@@ -26,14 +26,15 @@ from pipeline.digest import Digest
 from pipeline.errors import ConfigError, MdsError, SpoolFullError
 from pipeline.gaps import Gap, GapTracker
 from pipeline.kite.feed import Batch, Feed, StateChange, classify_text, install_reactor
-from pipeline.kite.packets import Decoder, Reject, split
+from pipeline.kite.packets import Decoder, split
 from pipeline.log import hide
+from pipeline.logbook import Logbook
 from pipeline.outbox import Loss
 from pipeline.records import Record
 from pipeline.spool import Incoming
 from pipeline.ticks import StoredTick, encode_lines
 from pipeline.uplink import Uplink
-from pipeline.wire import COMMANDS_SOCKET, Order, WireError, by_mode, decode_order
+from pipeline.wire import COMMANDS_SOCKET, Order, WireError, decode_order
 
 log = logging.getLogger(__name__)
 
@@ -44,9 +45,6 @@ PAUSE_NS = 2 * NS_PER_S  # between two frames: worth asking whether the machine 
 ORDER_S = 2.0
 ASK_S = 3.0  # for Kite's word on a token
 DRAIN_S = 5.5  # at the end, for the writer to make everything durable
-REJECTS_EACH = 20  # of one frame, in an event of their own
-REJECT_BYTES = 2**18  # of the others, in one
-TEXT_EVENTS = {"order": "order_update", "error": "kite_error"}
 
 
 class Worker:
@@ -55,6 +53,7 @@ class Worker:
     def __init__(self, config: Config, connection_id: int, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
         self._connection_id = connection_id
         self._uplink = Uplink(config, connection_id, context, encode=self._encode, on_loss=self._lost)
+        self._logbook = Logbook(self._uplink, connection_id)
         self._stamp = self._uplink.calendar.timestamp
         self._decoders: dict[int, Decoder] = {}  # by epoch
         self._digest = Digest()
@@ -62,8 +61,6 @@ class Worker:
         self._gaps = GapTracker(self._uplink.predecessor)
         self._losses: set[Loss] = set()
         self._frames: list[tuple[int, bytes]] = []  # arrived in this turn of the loop
-        self._rejects = 0
-        self._rejects_named_ns = 0  # when the log last told of them
         self._refused_ticks = 0
         self._service = ""  # who orders, and the number of its last order
         self._version = 0
@@ -71,7 +68,6 @@ class Worker:
         self._wanted: dict[int, Mode] = {}
         self._arrivals = Arrivals(self._take, self._report)
         self._subscribed_ns = 0  # the first frame after Kite had taken all that is wanted
-        self._announced: dict[int, Mode] | None = None  # on this socket, in the event log
         self._announce_due = False  # the event log does not know the present subscription yet
         self._state = StateChange("idle")
         self._live_since_ns = 0
@@ -129,13 +125,7 @@ class Worker:
     def on_text(self, payload: bytes) -> None:
         """Log a text message as an event."""
         self._flush()
-        message = classify_text(payload)
-        known = TEXT_EVENTS.get(message.kind)
-        if known:
-            self._log_event(known, {"data": message.data})
-        else:
-            content = {"text": message.text} if message.data is None else {"data": message.data}
-            self._log_event("kite_message", {"type": message.kind, **content})
+        self._logbook.text(classify_text(payload))
 
     def on_state(self, change: StateChange) -> None:
         """Log what became of the connection, and open a gap where it is down."""
@@ -146,27 +136,19 @@ class Worker:
             self._arrivals.lost()
         if change.state == "live":
             self._live_since_ns = now_ns
-            self._announced, self._announce_due = None, True
-            self._log_event("connected", {})
+            self._announce_due = True
+            self._logbook.connected()
         elif change.cause is not None:
             self._gaps.interrupted(change.cause, now_ns)
             if change.is_new:
-                self._log_end(change, "disconnected" if before == "live" else "not_connected")
+                self._logbook.ended(change, was_live=before == "live")
         elif change.state == "idle":
             self._uplink.mark_wanted(wanted=False)
             if before == "live":
-                self._log_event("idle", {})
+                self._logbook.log("idle", {})
         self._report()
         if change.state == "unauthorised" and change.retry_in_s is None:
             self._try_stored_token()
-
-    def _log_end(self, change: StateChange, event: str) -> None:
-        fields = {"cause": change.cause, "reason": change.reason, "retry_in_s": change.retry_in_s}
-        optional = {"http_status": change.http_status, "close_code": change.close_code}
-        known = {key: value for key, value in optional.items() if value is not None}
-        self._log_event(event, fields | known)
-        retry = "no further try" if change.retry_in_s is None else f"next try in {change.retry_in_s:.1f} s"
-        log.warning("%s: %s; %s", change.cause, change.reason, retry)
 
     def on_sent(self, batch: Batch) -> None:
         """Follow what has been sent to Kite: the supervisor waits for it."""
@@ -207,7 +189,7 @@ class Worker:
             self._complete(complete_ns)
         self._gaps.last_frame_ns = last_ns
         for recv_ns, found in rejects:
-            self._log_rejects(recv_ns, found)
+            self._logbook.rejects(recv_ns, found)
 
     def _completed_by(self, frames: Sequence[tuple[int, bytes]]) -> int | None:
         """Return the time of the frame from which on all that is wanted is received, None if it is not one of these."""
@@ -218,8 +200,10 @@ class Worker:
         """End the gap, if any, with the frame of this time."""
         self._arrivals.complete()
         self._subscribed_ns = recv_ns
-        self._announce()
-        self._log_gaps(self._gaps.closed(recv_ns))
+        if self._announce_due:
+            self._announce_due = False
+            self._logbook.subscribed(self._wanted)
+        self._logbook.gaps(self._gaps.closed(recv_ns))
 
     def _encode(self, epoch: int, frames: Sequence[Record]) -> bytes:
         """Decode frames of one stream and return their JSON lines."""
@@ -237,65 +221,14 @@ class Worker:
                 self._arrivals.see({tick.instrument_token for tick in fresh})
         return encode_lines(ticks)
 
-    # Events.
-
-    def _log_event(self, event: str, fields: Mapping[str, Any]) -> None:
-        self._uplink.log_event(event, {"connection_id": self._connection_id, **fields})
-
-    def _announce(self) -> None:
-        if not self._announce_due:
-            return
-        self._announce_due = False
-        before = self._announced
-        if before is None and self._wanted:
-            self._log_event("subscribed", {"instruments": by_mode(self._wanted)})
-            log.info("subscribed to %d instruments", len(self._wanted))
-        elif before is not None:
-            changed = {token: mode for token, mode in self._wanted.items() if before.get(token) != mode}
-            dropped = [token for token in before if token not in self._wanted]
-            if changed or dropped:
-                self._log_event("resubscribed", {"instruments": by_mode(changed), "dropped": dropped})
-        self._announced = dict(self._wanted)
-
-    def _log_gaps(self, gaps: Iterable[Gap], **fields: Any) -> None:
-        for gap in gaps:
-            self._log_gap(gap, **fields)
-
-    def _log_gap(self, gap: Gap, **fields: Any) -> None:
-        from_ = self._stamp(gap.from_ns) if gap.from_ns else None
-        lasted_s = (gap.to_ns - gap.from_ns) / NS_PER_S if gap.from_ns else None
-        record = {
-            "instruments": list(gap.instruments),
-            "from": from_,
-            "to": self._stamp(gap.to_ns),
-            "cause": gap.cause,
-            **fields,
-        }
-        self._log_event("gap", record)
-        how_long = "for an unknown time" if lasted_s is None else f"for {lasted_s:.3f} s"
-        log.warning("gap: %d instruments were not recorded %s (%s)", len(gap.instruments), how_long, gap.cause)
-
-    def _log_rejects(self, recv_ns: int, rejects: Sequence[Reject]) -> None:
-        """Keep what is no packet in the event log; of a frame with many of them, the later ones in one event."""
-        self._rejects += len(rejects)
-        received = self._stamp(recv_ns)
-        for reject in rejects[:REJECTS_EACH]:
-            fields = {"received": received, "offset": reject.offset, "reason": reject.reason, "raw": reject.raw.hex()}
-            self._log_event("reject", fields)
-        if rest := rejects[REJECTS_EACH:]:
-            raw = b"".join(reject.raw for reject in rest)[:REJECT_BYTES]
-            fields = {"received": received, "offset": rest[0].offset, "reason": f"{len(rest)} more", "raw": raw.hex()}
-            self._log_event("reject", fields)
-        if recv_ns >= self._rejects_named_ns + NS_PER_S:
-            self._rejects_named_ns = recv_ns
-            log.warning("%d parts of frames were no packets by now, they are in the event log", self._rejects)
+    # What is missed.
 
     def _lost(self, loss: Loss) -> None:
         """Log what the spool has lost, once, however often the outlet comes by."""
         if loss not in self._losses:
             self._losses.add(loss)
             numbers = {"gap_epoch": loss.epoch, "first_seq": loss.first_seq, "last_seq": loss.last_seq}
-            self._log_gap(Gap("spool damaged", loss.from_ns, loss.to_ns, sorted(self._wanted)), **numbers)
+            self._logbook.gap(Gap("spool damaged", loss.from_ns, loss.to_ns, sorted(self._wanted)), **numbers)
 
     def _refuse(self, frames: Sequence[Incoming], error: SpoolFullError) -> None:
         """Count frames that the spool has no room for; the gap record follows when there is room again."""
@@ -350,7 +283,7 @@ class Worker:
             held=order.held,
             down_by=self._state.cause if self._state.state in ("waiting", "unauthorised") else None,
         )
-        self._log_gaps(gaps)
+        self._logbook.gaps(gaps)
         self._uplink.mark_wanted(wanted=bool(wanted))
         self._wanted = wanted
         self._announce_due = True
@@ -363,7 +296,7 @@ class Worker:
                 await asyncio.sleep(TICK_S / HEARTBEATS)
             step = self._uplink.clock.check()
             if step:
-                self._log_event("clock_step", {"offset_s": step.offset_ns / NS_PER_S, "followed": step.followed})
+                self._logbook.log("clock_step", {"offset_s": step.offset_ns / NS_PER_S, "followed": step.followed})
                 log.warning(
                     "the clock was set %s by %.3f s%s",
                     "forward" if step.offset_ns > 0 else "back",
@@ -422,7 +355,7 @@ class Worker:
             ticks_pending=outbox.pending,
             spool_bytes=outbox.bytes,
             ticks_refused=self._refused_ticks,
-            rejects=self._rejects,
+            rejects=self._logbook.rejected,
             gap_open=self._gaps.is_open and bool(self._wanted),
             last_tick_time=self._stamp(self._last_tick_ns) if self._last_tick_ns else None,
             live_since=self._stamp(self._live_since_ns) if is_live else None,
@@ -453,11 +386,11 @@ class Worker:
             "previous_last_event_seq": before.last.event_seq if before.last else None,
             "previous_end": before.end,
         }
-        self._log_event("epoch", fields)
+        self._logbook.log("epoch", fields)
         if before.end == "unknown":
             log.error("nothing tells what the previous epoch (%s) had spooled: its spool is gone", before.epoch)
             to_ns = self._uplink.clock.now_ns()
-            self._log_gap(Gap("spool lost", 0, to_ns), gap_epoch=before.epoch)
+            self._logbook.gap(Gap("spool lost", 0, to_ns), gap_epoch=before.epoch)
 
     async def _end(self, tasks: Sequence[asyncio.Task[Any]]) -> int:
         """Close the socket, hand on everything, and wait until it is durable; return the exit code."""
@@ -465,10 +398,10 @@ class Worker:
         self._flush()
         now_ns = self._uplink.clock.now_ns()
         if gaps := self._gaps.closed(now_ns):
-            self._log_gaps(gaps)
+            self._logbook.gaps(gaps)
             self._uplink.mark_told(now_ns)
         outbox = self._uplink.outbox
-        self._log_event("stopped", {"last_seq": outbox.live.spool.last.seq})
+        self._logbook.log("stopped", {"last_seq": outbox.live.spool.last.seq})
         stored = await self._uplink.finish(DRAIN_S)
         if not stored:
             log.error("the writer did not take everything: %d ticks stay in the spool", outbox.pending)

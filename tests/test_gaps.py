@@ -36,10 +36,10 @@ HISTORIES = {
         [("frame", 700), ("silent", 750), ("refused", 760), ("refused", 770), ("frame", 900)],
         [Gap("silent", 700, 900)],
     ),
-    "without a frame before, from the interruption": (
+    "without a frame before, from when it was wanted": (
         FIRST,
         [("refused", 650), ("frame", 700)],
-        [Gap("refused", 650, 700)],
+        [Gap("refused", 600, 700)],
     ),
     "a predecessor's gap stays its own": (
         KILLED,

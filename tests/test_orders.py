@@ -40,7 +40,7 @@ class SimulatedWorker(Worker):
         self._state = StateChange("idle")
         self._uplink, self._gaps, self._ordered = mock.Mock(), mock.Mock(), mock.Mock()
         self._feed = cast(Any, mock.Mock(confirmed=self.wire))
-        self._log_event = mock.Mock()  # type: ignore[method-assign]
+        self._logbook = mock.Mock()
 
     def _want(self, wanted, order):
         self.first_order = order if not self._service else self.first_order
