@@ -98,9 +98,7 @@ class Guard:
         now_s = time.monotonic()
         for role in self._heartbeats.overdue(now_s):
             pid = self._children.all[role].pid
-            if _waits_for_disk(
-                pid
-            ):  # killed, it would end only when the disk answers, with all that waits in its socket
+            if _waits_for_disk(pid):  # a kill would only cost what waits in its socket
                 self._heartbeats.heard(role, now_s)
                 log.warning("%s gives no sign of life, it waits for the disk", role)
                 continue
