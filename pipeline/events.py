@@ -29,6 +29,8 @@ its place again by these endings, so their order is part of the format. In betwe
       process_started       process, pid; also of one that was adopted
       process_died          process, exit_code (null: not known), given_up (else it is started again)
       process_hung          process, pid: it is killed
+      uncovered             instruments: [token, ...] of connections that have failed over, for which no other has room;
+                            empty when all have a place again
       request               action: subscribe, unsubscribe, set_mode, mirror, unmirror, failover, failback;
                             by: cli, client, universe, failover; instruments: [token, ...], mode?,
                             connections?: {connection: count}, result: done, refused; reason?

@@ -64,6 +64,7 @@ class Guard:
             has_spare=self._has_spare,
         )
         self._relieving: set[int] = set()  # their processes are about to be restarted
+        self._uncovered: list[int] = []  # as the event log knows
         self._is_stopped = False
 
     def hear_child(self, child: Child) -> None:
@@ -170,6 +171,19 @@ class Guard:
         for action in self._policy.actions(self._situation(), now_s):
             self._change(action)
         self._desk.keep_open(self._policy.to_keep_open(self._situation(), now_s))
+        self._tell_uncovered()
+
+    def _tell_uncovered(self) -> None:
+        """Name what has failed over and finds no room, when it is different."""
+        lost = [home for home in sorted(self._subscriptions.waiting) if not self._is_live(home)]
+        uncovered = [token for home in lost for token in self._subscriptions.waiting_of(home)]
+        if uncovered != self._uncovered:
+            self._uncovered = uncovered
+            self._log_event("uncovered", {"instruments": uncovered})
+            if uncovered:
+                log.error("%d instruments are UNCOVERED: no connection that is well has room for them", len(uncovered))
+            else:
+                log.info("all instruments have a place again")
 
     def _change(self, action: Action) -> None:
         is_over = isinstance(action, FailOver)

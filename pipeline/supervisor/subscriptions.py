@@ -107,6 +107,10 @@ class Subscriptions:
         """Return the connections that record for a home that has failed over."""
         return self._carriers_of.get(home, ())
 
+    def waiting_of(self, home: int) -> list[int]:
+        """Return the instruments of a home that has failed over for which nobody else has room."""
+        return [token for token in self._homes[home] if token not in self._carriers] if home in self.waiting else []
+
     def in_order(self) -> Iterator[tuple[int, Subscription]]:
         """Yield all instruments, home by home, as they came there."""
         return ((token, self.all[token]) for instruments in self._homes.values() for token in instruments)

@@ -146,10 +146,13 @@ def test_both_may_die(kite: Kite, new_service: NewService, begin: Begin, number:
         expected = rf"connection 2 .* is down, .*503.*: {left} instruments uncovered"
         assert all(re.fullmatch(expected, reason) for reason in uncovered)
         assert found.health.status == ("down" if left else "degraded")
+        named = [event["instruments"] for event in service.events("uncovered")]
+        assert named[-1:] == ([second[number - left :]] if left else [])
         kite.tell("bar", how=None)
         service.wait_for(is_home, "all are back")
         kite.until_on_the_wire(*homes.values())
     end(kite, service, cut=2 * len(orders))
+    assert [event["instruments"] for event in service.events("uncovered")][-1:] == ([[]] if left else [])
     assert {gap["cause"] for gap in service.events("gap")} <= {"killed", "refused"}  # what had to make room
 
 
