@@ -17,7 +17,8 @@ its place again by these endings, so their order is part of the format. In betwe
       not_connected         the same of an attempt that never was
       gap                   instruments: [token, ...], from (null: not known), to, cause; gap_epoch?, first_seq?,
                             last_seq? where ticks that had a number are lost. Causes: closed, silent, refused, failed,
-                            suspended, spool full; since the epoch before stopped, killed, spool lost; spool damaged
+                            suspended, spool full, no room (others had to be carried instead); since the epoch before
+                            stopped, killed, spool lost; spool damaged
       reject                received, offset, reason, raw (hex): bytes of a frame that are no packet
       order_update          data
       kite_error            data

@@ -65,14 +65,16 @@ class GapTracker:
         before: Collection[int] | None = None,
         relieved: Mapping[int, int] = NOTHING,
         held: Collection[int] = (),
+        missing: Mapping[int, int] = NOTHING,
         down_by: str | None = None,
     ) -> list[Gap]:
         """Follow a new set of instruments; return what those that are gone have missed.
 
         The first one of an epoch comes with what the epoch `before` had, None if nobody knows. `relieved` tells of
         instruments since when another connection has recorded them, even if it does no longer and they are wanted here
-        again: the rest is that one's to miss. `held` tells of new ones that another keeps until they are `taken`.
-        `down_by` is why the connection is down, if it is: new instruments miss what comes until it is not.
+        again: the rest is that one's to miss. `held` tells of new ones that another keeps until they are `taken`, and
+        `missing` of those that nobody records since a time. `down_by` is why the connection is down, if it is: new
+        instruments miss what comes until it is not.
         """
         is_first = self._wanted is None
         had = frozenset(before or ()) if self._wanted is None else self._wanted
@@ -100,7 +102,14 @@ class GapTracker:
             self.last_frame_ns = now_ns  # nothing was missed before
             if down_by is not None:
                 self.interrupted(down_by, now_ns)
+        self._miss({token: since for token, since in missing.items() if token in self._wanted})
         return gaps
+
+    def _miss(self, missing: Mapping[int, int]) -> None:
+        if missing and self._cause is None:
+            self._cause, self._from_ns = "no room", min(missing.values())
+        self._late.update(missing)
+        self._held -= missing.keys()
 
     def taken(self, tokens: Iterable[int], now_ns: int) -> None:
         """Take note that these are recorded here now, or nowhere: what comes is this connection's to miss."""

@@ -186,6 +186,7 @@ class Order(NamedTuple):
 
     To the first one that it hears belong the tokens that its predecessor had `before`, and since which receive time
     another connection has recorded those that are `relieved`. Others keep what is `held` until it is covered here.
+    What is `missing` nobody records since that time.
     """
 
     service: str
@@ -197,6 +198,7 @@ class Order(NamedTuple):
     before: Sequence[int] | None = None
     relieved: Mapping[int, int] = MappingProxyType({})
     held: tuple[int, ...] = ()
+    missing: Mapping[int, int] = MappingProxyType({})
 
 
 def encode_order(order: Order) -> bytes:
@@ -211,6 +213,7 @@ def encode_order(order: Order) -> bytes:
         "before": order.before,
         "relieved": list(order.relieved.items()),
         "held": order.held,
+        "missing": list(order.missing.items()),
     }
     return orjson.dumps(message)
 
@@ -232,6 +235,7 @@ def decode_order(data: bytes) -> Order:
         message.before,
         dict(message.relieved),
         tuple(message.held),
+        dict(message.missing),
     )
 
 
@@ -253,6 +257,7 @@ class _OrderMessage(msgspec.Struct):
     before: list[int] | None
     relieved: list[tuple[int, int]]
     held: list[int] = []
+    missing: list[tuple[int, int]] = []
 
 
 _ORDERS = msgspec.json.Decoder(_OrderMessage)

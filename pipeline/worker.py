@@ -266,7 +266,7 @@ class Worker:
         wanted = {**self._wanted, **order.changed} if order.after else dict(order.changed)
         for token in order.dropped:
             wanted.pop(token, None)
-        if wanted != self._wanted or not self._service:  # the first order of all may be for nothing
+        if wanted != self._wanted or order.missing or not self._service:  # the first order of all may be for nothing
             self._want(wanted, order)
         self._gaps.taken(order.changed.keys() - set(order.held), self._uplink.clock.now_ns())
         self._service, self._version, self._lost_order = order.service, order.version, False
@@ -281,6 +281,7 @@ class Worker:
             before=order.before,
             relieved=order.relieved,
             held=order.held,
+            missing=order.missing,
             down_by=self._state.cause if self._state.state in ("waiting", "unauthorised") else None,
         )
         self._logbook.gaps(gaps)

@@ -131,6 +131,19 @@ def test_what_another_connection_keeps_is_its_own_to_miss():
     assert tracker.closed(1000) == [Gap("silent", 950, 1000, [7, 9, 10])]
 
 
+def test_what_nobody_records_any_more_is_missed():
+    """Others had to be carried in its place: it is missed since then, whatever the connection is at."""
+    tracker = GapTracker(FIRST)
+    assert tracker.want((), 600, before=()) == []
+    assert tracker.want((7, 8), 750, held=(7, 8)) == []
+    assert tracker.want((7, 8), 800, missing={8: 790, 9: 790}) == []
+    assert tracker.is_open
+    assert tracker.closed(900) == [Gap("no room", 790, 900, [8])]
+    killed = GapTracker(KILLED)
+    assert killed.want((7,), 900, before=(7,), relieved={7: 560}, missing={7: 700}) == [Gap("killed", 500, 560, [7])]
+    assert killed.closed(950) == [Gap("killed", 700, 950, [7])]
+
+
 def test_what_was_kept_elsewhere_and_never_came_is_not_missed_when_it_goes():
     """A failover to a spare that never connects, and back."""
     tracker = GapTracker(FIRST)

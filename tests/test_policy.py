@@ -120,7 +120,7 @@ class Service:
 
     @property
     def unfit(self) -> set[int]:
-        return self.policy.unfit(self.now_s)
+        return self.policy.unfit(self.situation, self.now_s)
 
     @property
     def kept_open(self) -> set[int]:
@@ -346,6 +346,13 @@ def test_who_cannot_record_is_unfit():
     assert service.unfit == {3}
     service.hear(3, "died", "started")
     assert service.unfit == {3}
+    service.hear(3, "idle")
+    assert service.unfit == set()
+    service.hear(3, "connecting", "closed", "connecting")
+    assert service.unfit == {3}
+    service.hear(2, "died", "started", "idle", "connecting")
+    assert service.unfit == {2, 3}
+    service.hear(2, "live")
     service.hear(3, "idle")
     assert service.unfit == set()
 

@@ -148,6 +148,7 @@ ORDERS = st.builds(
     st.none() | SOME_TOKENS,
     st.dictionaries(TOKENS, COUNTS, max_size=6),
     SOME_TOKENS.map(tuple),
+    st.dictionaries(TOKENS, COUNTS, max_size=6),
 )
 
 
@@ -168,10 +169,10 @@ def test_instruments_are_grouped_by_mode(instruments):
 
 def test_an_order_of_an_older_version_is_read():
     """A supervisor of the version before knew nothing of what is held."""
-    order = Order("s", 2, 1, {5: "full"}, [6], True, [7], {8: 9}, (5,))
+    order = Order("s", 2, 1, {5: "full"}, [6], True, [7], {8: 9}, (5,), {5: 3})
     assert decode_order(encode_order(order)) == order
-    older = {key: value for key, value in orjson.loads(encode_order(order)).items() if key != "held"}
-    assert decode_order(orjson.dumps(older)) == order._replace(held=())
+    older = {key: value for key, value in orjson.loads(encode_order(order)).items() if key not in ("held", "missing")}
+    assert decode_order(orjson.dumps(older)) == order._replace(held=(), missing={})
 
 
 def test_an_order_of_everything_is_small():

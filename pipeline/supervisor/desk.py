@@ -8,6 +8,7 @@ when its new one covers it and the move is on disk: whoever reads the file after
 import asyncio
 import contextlib
 import logging
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Coroutine, Mapping
 from typing import Any
@@ -84,6 +85,8 @@ class Desk:
         Who has `moved` to a connection that has it already is told there again: the old place lets go only when this
         has been heard.
         """
+        for token in self._subscriptions.take_evicted():
+            self._orders.miss(self._subscriptions.all[token].connection_id, [token], time.time_ns())
         arrived: dict[int, set[int]] = {c: set() for c in CONNECTIONS}
         for token in moved:
             if place := self._subscriptions.carrier(token):

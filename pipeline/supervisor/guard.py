@@ -164,7 +164,7 @@ class Guard:
         for action in self._policy.actions(self._situation(), now_s):
             if isinstance(action, FailBack):  # home is better than another place with others
                 self._change(action)
-        unfit = self._policy.unfit(now_s) | self._relieving
+        unfit = self._policy.unfit(self._situation(), now_s) | self._relieving
         if unfit != self._subscriptions.unfit:
             states = ", ".join(f"connection {c} is {self._policy.state(c)}" for c in sorted(unfit))
             self._desk.avoid(unfit, states or "all connections are well")

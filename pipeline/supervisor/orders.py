@@ -26,6 +26,7 @@ class _Worker:
     keep_open: bool = False
     had: Collection[int] | None = None  # when it acknowledged an order for the last time; None: not known
     relieved: dict[int, int] = field(default_factory=dict)  # token -> covered by another since; not acknowledged yet
+    missing: dict[int, int] = field(default_factory=dict)  # token -> recorded by nobody since; not acknowledged yet
     unheard_since_s: float | None = None  # the oldest order that is not acknowledged
 
     heard: int = 0  # the last order that it has taken
@@ -75,7 +76,11 @@ class Orders:
             worker.keep_open = keep_open
             self._tell_all(connection_id, wanted, held)
             return True
-        again = {*again, *(t for t in worker.held if t not in held and not self.covers(connection_id, t))}
+        again = {
+            *again,
+            *worker.missing,
+            *(t for t in worker.held if t not in held and not self.covers(connection_id, t)),
+        }
         changed = {t: mode for t, mode in wanted.items() if worker.told.get(t) != mode or t in again}
         dropped = [token for token in worker.told if token not in wanted]
         is_new = bool(changed or dropped) or keep_open != worker.keep_open
@@ -97,7 +102,7 @@ class Orders:
         worker.covered_ns = status["covered_ns"]
         now_s = self._clock()
         if worker.heard == worker.version:
-            worker.unheard_since_s, worker.had, worker.relieved = None, worker.told, {}
+            worker.unheard_since_s, worker.had, worker.relieved, worker.missing = None, worker.told, {}, {}
         elif status["lost_order"] or (worker.unheard_since_s is not None and now_s - worker.unheard_since_s > AGAIN_S):
             self._tell_all(connection_id, wanted, held)
 
@@ -142,6 +147,10 @@ class Orders:
         worker = self._workers[connection_id]
         worker.relieved = dict.fromkeys(tokens, self._workers[by].covered_ns) | worker.relieved
 
+    def miss(self, connection_id: int, tokens: Collection[int], since_ns: int) -> None:
+        """Remember for the next order that nobody records these any more."""
+        self._workers[connection_id].missing.update(dict.fromkeys(tokens, since_ns))
+
     def _tell_all(self, connection_id: int, wanted: Instruments, held: Collection[int]) -> None:
         worker = self._workers[connection_id]
         worker.versions, worker.unheard_since_s = {}, None
@@ -174,5 +183,6 @@ class Orders:
             None if after or worker.had is None else list(worker.had),
             worker.relieved,
             tuple(token for token in changed if token in held),
+            {token: since_ns for token, since_ns in worker.missing.items() if token in wanted},
         )
         self._send(connection_id, encode_order(order))

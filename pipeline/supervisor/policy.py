@@ -182,7 +182,8 @@ class _Connection:
     state: State = "stopped"
     is_running: bool = False  # its process
     is_known: bool = True  # False: what it does is not known yet
-    is_coming_back: bool = False  # its process was gone, and has not done again what it should since
+    is_coming_back: bool = False  # its process was gone, and it has not been live since
+    has_failed: bool = False  # the last attempt to connect
     since_s: float = 0.0  # in this state
     lost_s: float | None = None  # it should be live, and is not since
     was_live: bool = False  # since it was idle
@@ -218,8 +219,9 @@ class FailoverPolicy:
             known.state, known.since_s = state, now_s
         if event != "connecting":
             known.is_barred = event in ("refused", "limited")
+            known.has_failed = event in ("closed", "silent")
         if state in ("live", "idle", "stopped"):
-            known.is_coming_back = False
+            known.is_coming_back &= state != "live"
             known.was_live, known.lost_s = state == "live", None
         elif known.lost_s is None:
             known.lost_s = now_s
@@ -231,9 +233,9 @@ class FailoverPolicy:
         found = (self._action(c, situation, now_s) for c in CONNECTIONS)
         return [action for action in found if action]
 
-    def unfit(self, now_s: float) -> set[int]:
+    def unfit(self, situation: Situation, now_s: float) -> set[int]:
         """Return the connections that cannot record at present, and will not in a moment."""
-        return {c for c in CONNECTIONS if not self._is_fit(c, now_s)} if self._decides else set()
+        return {c for c in CONNECTIONS if not self._is_fit(c, situation, now_s)} if self._decides else set()
 
     def to_keep_open(self, situation: Situation, now_s: float) -> set[int]:
         """Return the connections that should have a socket although they may have nothing to record."""
@@ -252,7 +254,7 @@ class FailoverPolicy:
             reason = self._reason_to_fail_back(connection_id, situation, now_s)
             return FailBack(connection_id, reason) if reason else None
         known = self._connections[connection_id]
-        others = {*CONNECTIONS} - {connection_id, *situation.failed_over} - self.unfit(now_s)
+        others = {*CONNECTIONS} - {connection_id, *situation.failed_over} - self.unfit(situation, now_s)
         if not others or not self._is_lost(connection_id, situation, now_s):
             return None
         if not known.is_running:
@@ -275,7 +277,7 @@ class FailoverPolicy:
         gone = [
             c
             for c in situation.failed_over[connection_id]
-            if not (self._is_fit(c, now_s) if by_hand else self._is_live(c))
+            if not (self._is_fit(c, situation, now_s) if by_hand else self._is_live(c))
         ]
         if gone:
             return f"it is live, and connection {gone[0]} is {self.state(gone[0])}"
@@ -288,11 +290,14 @@ class FailoverPolicy:
             return False
         return not self._connections[connection_id].is_barred and self._lost_for_s(connection_id, now_s) >= 0
 
-    def _is_fit(self, connection_id: int, now_s: float) -> bool:
+    def _is_fit(self, connection_id: int, situation: Situation, now_s: float) -> bool:
         """Tell whether a connection records what it is told, or would in a moment."""
         known = self._connections[connection_id]
-        is_well = known.is_running and not known.is_coming_back and not known.is_barred
-        return is_well and self._lost_for_s(connection_id, now_s) < self._after_s
+        if known.state == "idle" and connection_id not in situation.homes:
+            known.is_coming_back = False  # there is nothing for which it should be live
+        if not known.is_running or known.is_barred or known.is_coming_back:
+            return False
+        return self._lost_for_s(connection_id, now_s) < self._after_s and (known.was_live or not known.has_failed)
 
     def _lost_for_s(self, connection_id: int, now_s: float) -> float:
         """Return for how long a connection has been lost, below 0 where it has not."""

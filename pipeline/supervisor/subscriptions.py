@@ -341,6 +341,11 @@ class Subscriptions:
         for connection_id in CONNECTIONS:
             self._on_wire[connection_id] = {t: mode for t, mode in self.of(connection_id).items() if t not in late}
 
+    def take_evicted(self) -> set[int]:
+        """Return, once, what had to make room for others, and nobody records any more."""
+        evicted, self._evicted = self._evicted, set()
+        return evicted
+
     def let_go(self, is_covered: Callable[[int, int], bool]) -> dict[tuple[int, int], list[int]]:
         """Let go what has moved, as far as its new connection covers it: `is_covered(connection, token)`.
 
