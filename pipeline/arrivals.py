@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from pipeline.kite.feed import Batch
 from pipeline.kite.packets import split, tokens_in
 
-FIRST_TICK_S = 0.5  # who has not ticked until then counts as arrived: Kite sends a snapshot at once
+FIRST_TICK_S = 0.5  # who has not ticked until then counts as arrived, if anything came: Kite sends a snapshot at once
 NEWS_STEP = 500  # arrivals are told in such steps, and the last one
 
 
@@ -27,6 +27,7 @@ class Arrivals:
         self._call_later = call_later  # that of the running loop
         self._unseen: dict[int, object] = {}  # the values tell with which batch
         self._told = 0  # how many were left when it was last told
+        self._frames = 0  # how many were heard
         self._last: frozenset[int] = frozenset()  # sent last: when one of them ticks, Kite has taken all before
 
     @property
@@ -40,8 +41,7 @@ class Arrivals:
             when = object()
             self._unseen.update(dict.fromkeys(batch.tokens, when))
             self._last = frozenset(batch.tokens)
-            call_later = self._call_later or asyncio.get_running_loop().call_later
-            call_later(FIRST_TICK_S, self._had_time, batch.tokens, when)
+            self._wait(batch.tokens, when)
         elif batch.action == "unsubscribe":
             for token in batch.tokens:
                 self._unseen.pop(token, None)
@@ -51,6 +51,10 @@ class Arrivals:
         """Take note that the socket is gone: all has to be sent again."""
         self._unseen.clear()
         self._last = frozenset()
+
+    def hear(self) -> None:
+        """Take note of frames, heartbeats included."""
+        self._frames += 1
 
     def see(self, tokens: Iterable[int]) -> None:
         """Take note of ticks of these."""
@@ -76,10 +80,16 @@ class Arrivals:
         """Await none of those that were sent last any more."""
         self._last = frozenset()
 
-    def _had_time(self, tokens: Iterable[int], when: object) -> None:
-        """No longer wait for these, unless they have been sent again since."""
+    def _wait(self, tokens: Iterable[int], when: object) -> None:
+        call_later = self._call_later or asyncio.get_running_loop().call_later
+        call_later(FIRST_TICK_S, self._had_time, tokens, when, self._frames)
+
+    def _had_time(self, tokens: Iterable[int], when: object, frames: int) -> None:
+        """No longer wait for these, unless they have been sent again since, or the socket may be half-open."""
         waiting = [token for token in tokens if self._unseen.get(token) is when]
-        if waiting:
+        if waiting and self._frames == frames:
+            self._wait(waiting, when)
+        elif waiting:
             self._arrive(waiting)
             self.complete()
             self._on_news()

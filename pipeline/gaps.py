@@ -1,5 +1,7 @@
 """Interruptions of one connection, and which instruments missed what by them. Pure.
 
+A socket that is half-open is noticed late: what was taken off it meanwhile has missed something, too.
+
 An interruption is open from the moment something ended the flow; it closes with the first frame after the connection
 has been subscribed again. Where several things happen in between, the first one is the cause. An instrument misses what
 lies between the interruption, or the moment it was wanted if that is later, and the end, or the moment it was no
@@ -30,7 +32,8 @@ class GapTracker:
     """Follows one connection through one epoch."""
 
     def __init__(self, predecessor: Predecessor) -> None:
-        self.last_frame_ns = 0  # of this epoch, kept up by the owner
+        self._last_frame_ns = 0  # of this epoch
+        self._lately: dict[int, tuple[int, int]] = {}  # the last frame, and wanted no more since: none came after that
         self._wanted: frozenset[int] | None = None  # None: nobody has said yet
         self._late: dict[int, int] = {}  # wanted only since this time, within the interruption
         self._held: frozenset[int] = frozenset()  # by another connection, until this one covers them
@@ -42,6 +45,16 @@ class GapTracker:
             self._from_ns = predecessor.last_recv_ns
 
     @property
+    def last_frame_ns(self) -> int:
+        """When the last frame came in this epoch; kept up by the owner."""
+        return self._last_frame_ns
+
+    @last_frame_ns.setter
+    def last_frame_ns(self, recv_ns: int) -> None:
+        self._last_frame_ns = recv_ns
+        self._lately.clear()
+
+    @property
     def is_open(self) -> bool:
         """Whether something is being missed now."""
         return self._cause is not None
@@ -51,11 +64,22 @@ class GapTracker:
         """Since when something is being missed; None if nothing is, or nobody knows."""
         return self._from_ns or None if self.is_open else None
 
-    def interrupted(self, cause: str, now_ns: int) -> None:
-        """Open an interruption, unless one is open or nothing is wanted."""
-        if self._cause is None and self._wanted:
-            self._cause = cause
-            self._from_ns = self.last_frame_ns or now_ns
+    def interrupted(self, cause: str, now_ns: int) -> list[Gap]:
+        """Open an interruption, unless one is open or nothing is wanted.
+
+        Returns what those have missed that were still wanted after the last frame.
+        """
+        if self._cause is not None:
+            return []
+        self._cause, self._from_ns = cause, self.last_frame_ns or now_ns
+        lately = {token: span for token, span in self._lately.items() if 0 < span[0] < span[1]}
+        gaps = [
+            Gap(cause, *span, sorted(t for t in lately if lately[t] == span)) for span in sorted({*lately.values()})
+        ]
+        self._lately.clear()
+        if not self._wanted:
+            self._end()
+        return gaps
 
     def want(
         self,
@@ -81,8 +105,11 @@ class GapTracker:
         is_unknown = is_first and before is None
         self._wanted = frozenset(wanted)
         gaps = []
-        if self._cause is not None:
-            gone = had - self._wanted - self._held
+        gone = had - self._wanted - self._held
+        if self._cause is None:
+            since_ns = self.last_frame_ns
+            self._lately.update({token: (since_ns, relieved.get(token, now_ns)) for token in gone})
+        else:
             back = had.intersection(self._wanted, relieved) if is_first else frozenset()
             missed = {token: relieved.get(token, now_ns) for token in gone | back}
             missed = {t: to_ns for t, to_ns in missed.items() if t not in relieved or to_ns > self._from_ns}
@@ -99,7 +126,7 @@ class GapTracker:
         if not self._wanted:
             self._end()
         elif not had:
-            self.last_frame_ns = now_ns  # nothing was missed before
+            self._last_frame_ns = now_ns  # nothing was missed before
             if down_by is not None:
                 self.interrupted(down_by, now_ns)
         self._miss({token: since for token, since in missing.items() if token in self._wanted})

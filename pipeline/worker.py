@@ -139,13 +139,13 @@ class Worker:
             self._announce_due = True
             self._logbook.connected()
         elif change.cause is not None:
-            self._gaps.interrupted(change.cause, now_ns)
+            self._interrupt(change.cause, now_ns)
             if change.is_new:
                 self._logbook.ended(change, was_live=before == "live")
-        elif change.state == "idle":
+        elif change.state == "idle" and before == "live":
+            self._logbook.log("idle", {})
+        if change.state == "idle":
             self._uplink.mark_wanted(wanted=False)
-            if before == "live":
-                self._logbook.log("idle", {})
         self._report()
         if change.state == "unauthorised" and change.retry_in_s is None:
             self._try_stored_token()
@@ -167,7 +167,9 @@ class Worker:
             return
         frames, self._frames = self._frames, []
         first_ns, last_ns = frames[0][0], frames[-1][0]
+        self._arrivals.hear()
         if not self._wanted and all(len(payload) < PACKETS_BYTES for _, payload in frames):
+            self._gaps.last_frame_ns = last_ns
             return  # heartbeats of a socket that is only kept open
         incoming, rejects = [], []
         for recv_ns, payload in frames:
@@ -234,14 +236,17 @@ class Worker:
         """Count frames that the spool has no room for; the gap record follows when there is room again."""
         if not self._gaps.is_open:
             log.error("%s: ticks are being lost until the writer catches up", error)
-        self._gaps.interrupted("spool full", frames[0].recv_ns)
+        self._interrupt("spool full", frames[0].recv_ns)
         self._refused_ticks += sum(frame.ticks for frame in frames)
 
     def _look_for_suspension(self) -> None:
         asleep_ns = self._uplink.clock.suspended_ns()
         if asleep_ns and self._gaps.last_frame_ns:
             log.warning("the machine was suspended for %.1f s", asleep_ns / NS_PER_S)
-            self._gaps.interrupted("suspended", self._uplink.clock.now_ns())
+            self._interrupt("suspended", self._uplink.clock.now_ns())
+
+    def _interrupt(self, cause: str, now_ns: int) -> None:
+        self._logbook.gaps(self._gaps.interrupted(cause, now_ns))
 
     # What runs beside the frames.
 

@@ -71,11 +71,24 @@ def test_who_does_not_tick_counts_as_arrived_after_a_moment():
     connection.subscribe(1, 2)
     connection.arrivals.lost()
     connection.subscribe(1)
+    connection.arrivals.hear()
     first, second = connection.timers
     first()
     assert connection.arrived == []
     second()
     assert (connection.arrived, connection.news) == ([[1]], [[]])
+
+
+def test_nothing_arrives_on_a_socket_that_may_be_half_open():
+    """Not a byte has come since: it may be dead."""
+    connection = Connection()
+    connection.arrivals.hear()
+    connection.subscribe(1)
+    connection.timers.pop()()
+    assert (connection.arrived, len(connection.timers)) == ([], 1)
+    connection.arrivals.hear()
+    connection.timers.pop()()
+    assert (connection.arrived, connection.timers) == ([[1]], [])
 
 
 def test_what_is_unsubscribed_does_not_arrive():

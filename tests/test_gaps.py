@@ -144,6 +144,24 @@ def test_what_nobody_records_any_more_is_missed():
     assert killed.closed(950) == [Gap("killed", 700, 950, [7])]
 
 
+def test_what_was_taken_off_a_half_open_socket_has_missed_something_too():
+    """Nothing had come since the last frame, though nobody knew; a frame after it shows that all was well."""
+    tracker = running()
+    assert tracker.want((8, 9), 800) == []
+    assert tracker.want((), 820, relieved={9: 810}) == []
+    assert tracker.want((8,), 830) == []
+    assert tracker.interrupted("silent", 900) == [
+        Gap("silent", 700, 800, [7]),
+        Gap("silent", 700, 810, [9]),
+        Gap("silent", 700, 820, [8]),
+    ]
+    assert tracker.closed(950) == [Gap("silent", 830, 950, [8])]
+    assert tracker.want((), 960) == []
+    tracker.last_frame_ns = 970
+    assert tracker.interrupted("closed", 980) == []
+    assert not tracker.is_open
+
+
 def test_what_was_kept_elsewhere_and_never_came_is_not_missed_when_it_goes():
     """A failover to a spare that never connects, and back."""
     tracker = GapTracker(FIRST)

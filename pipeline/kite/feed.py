@@ -52,7 +52,8 @@ class StateChange:
     """What the feed does from now on, and why it no longer does what it did."""
 
     state: State
-    cause: Cause | None = None  # of what ended: live -> closed, silent; connecting -> refused, silent, failed
+    cause: Cause | None = None  # of what ended: live -> closed, silent; connecting -> refused, silent, failed; with
+    # idle silent: it was closed, and the server did not answer
     reason: str = ""  # for people, without secrets
     http_status: int | None = None  # with refused: 403 bad token, 429 too many connections
     close_code: int | None = None  # with closed: the server's, 1006 where it sent none
@@ -220,6 +221,7 @@ class Feed:
         self._retry = Retry()
         self._next_try_at = clock()
         self._ended = StateChange("waiting")  # how the last attempt did
+        self._at_rest = StateChange("idle")
         self._wake = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
@@ -263,7 +265,8 @@ class Feed:
             wait_s = self._next_try_at - self._clock()
             if not self._is_needed:
                 if self.state != "idle":
-                    self._change(StateChange("idle"))
+                    self._change(self._at_rest)
+                    self._at_rest = StateChange("idle")
                 await self._woken()
             elif wait_s > 0:
                 if self.state == "idle":
@@ -346,6 +349,8 @@ class Feed:
                     self._confirmed = {}
                     connection.hang_up()
                     await self._gone(connection)
+                    if connection.end is None and connection.opened_at is not None:
+                        self._at_rest = StateChange("idle", "silent", "the server did not answer when it was closed")
                     return None
                 if connection.opened_at is None:
                     left_s, limit = connect_by - self._clock(), f"no connection within {CONNECT_S:g} s"

@@ -267,3 +267,39 @@ def test_a_kill_does_not_hide_what_was_missing_before(kite: Kite, new_service: N
     assert [(gap["cause"], gap["instruments"]) for gap in gaps] == [("killed", sorted(tokens))], is_open
     first = service.streams()[min(service.streams())]
     assert json.dumps(first[-2]["timestamp"]) == json.dumps(gaps[0]["from"])
+
+
+def test_what_is_taken_off_a_half_open_socket_has_a_gap(kite: Kite, new_service: NewService, begin: Begin):
+    """Nobody has noticed it yet when the instruments move away: what they missed until then is told when it is."""
+    service = new_service(universe=UNIVERSE, failover=NEVER)
+    kite.load(2000)
+    client = begin(service)
+    until_on_disk(service, 1, size(service))
+    kite.tell("mute", connection=kite.of(PRIMARY[0])[-1]["number"])
+    client.failover(1)
+    until_moved(service)
+    until(lambda: len(kite.connections()) == 4, "the half-open socket is replaced")
+    client.failback()
+    wait_until_home(kite, service)
+    end(kite, service)
+    assert [(g["connection_id"], g["cause"], g["instruments"]) for g in service.events("gap")] == [
+        (1, "silent", sorted(PRIMARY))
+    ]
+
+
+def test_nothing_moves_onto_a_half_open_socket(kite: Kite, new_service: NewService, begin: Begin):
+    """An instrument that does not tick there stays where it was until something comes at all."""
+    service = new_service(universe=UNIVERSE, failover=NEVER)
+    kite.load(2000)
+    client = begin(service)
+    until_on_disk(service, 2, size(service))
+    kite.tell("mute", connection=kite.of(SECONDARY[0])[-1]["number"])
+    moved = PRIMARY[1:6]
+    assert not client.set_mode(moved, "full").confirmed
+    full = HOMES[2] | dict.fromkeys(moved, "full")
+    kite.until_on_the_wire({token: mode for token, mode in HOMES[1].items() if token not in moved}, full)
+    assert not set(moved) & set(uncovered(kite))
+    end(kite, service)
+    assert [(g["connection_id"], g["cause"], g["instruments"]) for g in service.events("gap")] == [
+        (2, "silent", sorted(SECONDARY))
+    ]
