@@ -2,6 +2,7 @@
 
     python -m bench.drills takeover --kills 50
     python -m bench.drills kills --writer 200 --workers 200 --supervisor 50
+    python -m bench.drills faults --faults 150 --seed 1
 
 Each runs real processes against the Kite server of the tests, in a temporary folder, and prints its figures. It exits
 with 1 where a check fails, says why, and leaves the folder.
@@ -34,7 +35,7 @@ _Item = TypeVar("_Item")
 
 
 def options(command: _Command) -> _Command:
-    """Add what both drills take."""
+    """Add what all drills take."""
     keep = click.option("--keep", is_flag=True, help="Keep the folder with files and logs; it can have gigabytes.")
     as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
     return keep(as_json(command))
@@ -42,7 +43,7 @@ def options(command: _Command) -> _Command:
 
 @click.group()
 def main() -> None:
-    """Kill processes of a running recorder with SIGKILL, and check that nothing is lost."""
+    """Do to a running recorder what may happen to it, and check that nothing is lost."""
     service.DEADLINE_S = READ_BACK_S
 
 
@@ -90,6 +91,18 @@ def kills(
     show(seen, as_json=as_json)
 
 
+@main.command()
+@click.option("--faults", default=150, show_default=True, type=click.IntRange(min=1), metavar="N")
+@click.option("--rate", default=5000, show_default=True, metavar="N", help="Ticks a second in all.")
+@click.option("--seed", default=1, show_default=True, metavar="N", help="Of what is done, and when.")
+@options
+def faults(*, faults: int, rate: int, seed: int, keep: bool, as_json: bool) -> None:
+    """Let whatever can happen to processes and sockets happen, while requests go on."""
+    with ground(keep=keep) as (kite, recorder), progress(range(faults)) as bar:
+        seen = drills.random_faults(kite, recorder, bar, chance=random.Random(seed), rate=rate)
+    show(seen, as_json=as_json)
+
+
 @contextmanager
 def ground(*, keep: bool) -> Iterator[tuple[Kite, Service]]:
     """Make a folder with a Kite server and a recorder pointed at it; afterwards end both, and delete the folder.
@@ -134,6 +147,8 @@ def rows(seen: Figures) -> Iterator[tuple[str, str]]:
     """Yield the lines of the table."""
     for role, number in seen.kills.items():
         yield f"kills of {role}", f"{number:,}"
+    for what, number in seen.faults.items():
+        yield what, f"{number:,}"
     yield "duration", f"{seen.duration_s:,.0f} s"
     yield "ticks sent", f"{seen.sent:,}"
     yield "ticks stored", f"{seen.stored:,}"
@@ -143,6 +158,7 @@ def rows(seen: Figures) -> Iterator[tuple[str, str]]:
     yield "gaps on record", f"{seen.gaps:,}"
     yield "their instrument-seconds", f"{seen.gap_instrument_s:,.1f}"
     yield "instrument-seconds on no socket of the server", f"{seen.uncovered_instrument_s:,.1f}"
+    yield "instrument-seconds on record for no reason", f"{seen.overstated_instrument_s:,.1f}"
     yield "longest of one instrument", f"{seen.longest_uncovered_s:.3f} s"
     yield "longest time on two connections", f"{seen.overlap_s:.3f} s"
     yield "killed by the supervisor as hung", f"{seen.hung:,}"

@@ -6,7 +6,7 @@ import signal
 from itertools import pairwise
 
 from tests.integration.conftest import SCALE, NewService
-from tests.integration.drills import SETTINGS, pause_at_random, random_kills, shuffled
+from tests.integration.drills import SETTINGS, pause_at_random, random_faults, random_kills, shuffled
 from tests.integration.kite import Kite, id_of
 from tests.integration.service import Service, until
 
@@ -108,6 +108,13 @@ def test_killing_anything_at_random_loses_nothing(kite: Kite, new_service: NewSe
     chance = random.Random(4)
     victims = shuffled(chance, writer=round(4 * SCALE), workers=round(6 * SCALE), supervisor=round(2 * SCALE))
     seen = random_kills(kite, new_service(**SETTINGS), victims, chance=chance, rate=5000, pause_s=0.6)
+    print(seen)  # noqa: T201  the figures
+
+
+def test_whatever_happens_nothing_is_lost_in_silence(kite: Kite, new_service: NewService):
+    """Processes die and hang, sockets break, Kite refuses, requests go on: all come home, and no gap is silent."""
+    faults = range(round(15 * SCALE))
+    seen = random_faults(kite, new_service(**SETTINGS), faults, chance=random.Random(5), rate=5000)
     print(seen)  # noqa: T201  the figures
 
 
