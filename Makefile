@@ -29,6 +29,7 @@ lint: .venv/dev
 drills: .venv/dev
 	$(BIN)/python -m bench.drills takeover
 	$(BIN)/python -m bench.drills kills
+	$(BIN)/python -m bench.drills faults
 
 .venv/ready: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit("Python 3.11 or newer is needed, this is " + sys.version.split()[0] + "; try make PYTHON=python3.11" if sys.version_info < (3, 11) else 0)'

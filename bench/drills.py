@@ -25,6 +25,7 @@ from rich.console import Console
 from pipeline.cli import tables
 from tests.integration import drills, service
 from tests.integration.drills import Figures
+from tests.integration.faults import random_faults
 from tests.integration.kite import Kite
 from tests.integration.service import Service
 
@@ -99,7 +100,7 @@ def kills(
 def faults(*, faults: int, rate: int, seed: int, keep: bool, as_json: bool) -> None:
     """Let whatever can happen to processes and sockets happen, while requests go on."""
     with ground(keep=keep) as (kite, recorder), progress(range(faults)) as bar:
-        seen = drills.random_faults(kite, recorder, bar, chance=random.Random(seed), rate=rate)
+        seen = random_faults(kite, recorder, bar, chance=random.Random(seed), rate=rate)
     show(seen, as_json=as_json)
 
 

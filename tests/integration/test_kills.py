@@ -6,7 +6,8 @@ import signal
 from itertools import pairwise
 
 from tests.integration.conftest import SCALE, NewService
-from tests.integration.drills import SETTINGS, pause_at_random, random_faults, random_kills, shuffled
+from tests.integration.drills import SETTINGS, pause_at_random, random_kills, shuffled
+from tests.integration.faults import random_faults
 from tests.integration.kite import Kite, id_of
 from tests.integration.service import Service, until
 
