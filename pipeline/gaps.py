@@ -55,6 +55,11 @@ class GapTracker:
         self._lately.clear()
 
     @property
+    def is_parting(self) -> bool:
+        """Whether no frame has shown yet that the socket was well when something was taken off it."""
+        return bool(self._lately)
+
+    @property
     def is_open(self) -> bool:
         """Whether something is being missed now."""
         return self._cause is not None

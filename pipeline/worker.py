@@ -145,6 +145,7 @@ class Worker:
         elif change.state == "idle" and before == "live":
             self._logbook.log("idle", {})
         if change.state == "idle":
+            self._note_frame(now_ns)  # that it was closed in order shows as much
             self._uplink.mark_wanted(wanted=False)
         self._report()
         if change.state == "unauthorised" and change.retry_in_s is None:
@@ -169,7 +170,7 @@ class Worker:
         first_ns, last_ns = frames[0][0], frames[-1][0]
         self._arrivals.hear()
         if not self._wanted and all(len(payload) < PACKETS_BYTES for _, payload in frames):
-            self._gaps.last_frame_ns = last_ns
+            self._note_frame(last_ns)
             return  # heartbeats of a socket that is only kept open
         incoming, rejects = [], []
         for recv_ns, payload in frames:
@@ -189,9 +190,17 @@ class Worker:
             return
         if complete_ns is not None:
             self._complete(complete_ns)
-        self._gaps.last_frame_ns = last_ns
+        self._note_frame(last_ns)
         for recv_ns, found in rejects:
             self._logbook.rejects(recv_ns, found)
+
+    def _note_frame(self, recv_ns: int) -> None:
+        was_parting = self._gaps.is_parting
+        self._gaps.last_frame_ns = recv_ns
+        if was_parting:
+            if not self._wanted:
+                self._uplink.mark_wanted(wanted=False)
+            self._report()
 
     def _completed_by(self, frames: Sequence[tuple[int, bytes]]) -> int | None:
         """Return the time of the frame from which on all that is wanted is received, None if it is not one of these."""
@@ -290,7 +299,8 @@ class Worker:
             down_by=self._state.cause if self._state.state in ("waiting", "unauthorised") else None,
         )
         self._logbook.gaps(gaps)
-        self._uplink.mark_wanted(wanted=bool(wanted))
+        if wanted or not self._gaps.is_parting:
+            self._uplink.mark_wanted(wanted=bool(wanted))
         self._wanted = wanted
         self._announce_due = True
 
@@ -349,6 +359,7 @@ class Worker:
             lost_order=self._lost_order,
             unsent=unsent,
             unseen=list(self._arrivals.unseen),
+            parting=self._gaps.is_parting,
             covered_ns=self._subscribed_ns if all_known else self._uplink.clock.now_ns(),
             state=self._state_name(),
             reason=self._state.reason,

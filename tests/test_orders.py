@@ -30,6 +30,7 @@ class SimulatedWorker(Worker):
     def __init__(self, connection_id, reports):
         self.wire: dict[int, Mode] = {}  # what Kite has been sent on the present socket
         self.is_live = False
+        self.is_parting = False
         self.ticking: set[int] = set()  # of these, what has ticked
         self._connection_id = connection_id
         self._reports = reports
@@ -57,6 +58,7 @@ class SimulatedWorker(Worker):
                 "unsent": self._unsent() if self.is_live else [],
                 "unseen": list(self._arrivals.unseen),
                 "covered_ns": NOW_NS,
+                "parting": self.is_parting,
             }
         )
 
@@ -165,7 +167,9 @@ def test_only_differences_are_told(house):
     house.deliver({})
     wanted = {8: "full", 6: "ltp", 7: "ltp"}
     assert house.orders.tell(1, wanted)
-    assert house.deliver(wanted) == [Order("s1", 2, 1, {8: "full", 6: "ltp"}, [5])]
+    (order,) = house.deliver(wanted)
+    assert order._replace(relieved={}) == Order("s1", 2, 1, {8: "full", 6: "ltp"}, [5])
+    assert order.relieved.keys() == {5}
     assert not house.orders.tell(1, dict(wanted))
     house.carry_out(wanted)
     assert house.worker.wire == wanted
@@ -285,6 +289,39 @@ def test_what_is_told_again_is_covered_when_the_worker_has_answered(house):
     (order,) = house.deliver(wanted)
     assert order.changed == {6: "quote"}
     assert house.covered() == {5, 6}
+
+
+def test_what_comes_and_goes_while_nobody_listens_is_told_to_the_successor(house):
+    """Unsubscribed and subscribed again: it was not missed in between, and is missed since."""
+    house.orders.tell(1, {5: "quote", 6: "quote"})
+    house.deliver({})
+    house.worker = SimulatedWorker(1, house.reports)
+    house.orders.tell(1, {6: "quote"})
+    house.orders.tell(1, {5: "quote", 6: "quote"})
+    house.sent.clear()
+    house.worker.report()
+    house.deliver({5: "quote", 6: "quote"})
+    order = house.worker.first_order
+    assert sorted(order.before) == [5, 6]
+    assert order.relieved.keys() == order.missing.keys() == {5}
+    assert order.relieved[5] <= order.missing[5]
+
+
+def test_who_may_have_a_dead_socket_is_not_believed_yet(house):
+    """What was taken off it counts as had until a frame has come: its successor has to tell what was missed."""
+    wanted = {5: "quote", 6: "quote"}
+    house.orders.tell(1, wanted)
+    house.deliver(wanted)
+    house.orders.tell(1, {6: "quote"})
+    house.worker.is_parting = True
+    house.deliver({6: "quote"})
+    assert house.worker.told() == ("s1", 2)
+    had, relieved = house.orders.unheard()[1]
+    assert (sorted(had), list(relieved)) == ([5, 6], [5])
+    house.worker.is_parting = False
+    house.worker.report()
+    house.deliver({6: "quote"})
+    assert house.orders.unheard() == {}
 
 
 def test_a_connection_may_be_kept_open(house):

@@ -25,8 +25,10 @@ class _Worker:
     held: frozenset[int] = frozenset()  # of what was told: others keep them until they are covered
     keep_open: bool = False
     had: Collection[int] | None = None  # when it acknowledged an order for the last time; None: not known
-    relieved: dict[int, int] = field(default_factory=dict)  # token -> covered by another since; not acknowledged yet
+    is_parting: bool = False  # it did, but its socket may have been half-open before
+    relieved: dict[int, int] = field(default_factory=dict)  # token -> not its to miss since; not acknowledged yet
     missing: dict[int, int] = field(default_factory=dict)  # token -> recorded by nobody since; not acknowledged yet
+    untold: set[int] = field(default_factory=set)  # of these: what no order has told yet
     unheard_since_s: float | None = None  # the oldest order that is not acknowledged
 
     heard: int = 0  # the last order that it has taken
@@ -78,11 +80,15 @@ class Orders:
             return True
         again = {
             *again,
-            *worker.missing,
+            *worker.untold,
             *(t for t in worker.held if t not in held and not self.covers(connection_id, t)),
         }
         changed = {t: mode for t, mode in wanted.items() if worker.told.get(t) != mode or t in again}
         dropped = [token for token in worker.told if token not in wanted]
+        now_ns = time.time_ns()
+        back = [t for t in changed if t in worker.relieved and t not in worker.told and t not in held]
+        worker.missing |= dict.fromkeys(back, now_ns)
+        worker.relieved = dict.fromkeys(dropped, now_ns) | worker.relieved
         is_new = bool(changed or dropped) or keep_open != worker.keep_open
         if is_new:
             worker.keep_open = keep_open
@@ -101,8 +107,13 @@ class Orders:
         worker.unsent, worker.unseen = frozenset(status["unsent"]), frozenset(status["unseen"])
         worker.covered_ns = status["covered_ns"]
         now_s = self._clock()
+        worker.is_parting = status.get("parting", False)
         if worker.heard == worker.version:
-            worker.unheard_since_s, worker.had, worker.relieved, worker.missing = None, worker.told, {}, {}
+            worker.unheard_since_s, worker.missing = None, {}
+            if worker.is_parting:
+                worker.had = {*(worker.had or ()), *worker.told}
+            else:
+                worker.had, worker.relieved = worker.told, {}
         elif status["lost_order"] or (worker.unheard_since_s is not None and now_s - worker.unheard_since_s > AGAIN_S):
             self._tell_all(connection_id, wanted, held)
 
@@ -111,7 +122,7 @@ class Orders:
         return {
             c: (list(worker.had), worker.relieved)
             for c, worker in self._workers.items()
-            if worker.had is not None and worker.heard != worker.version
+            if worker.had is not None and (worker.heard != worker.version or worker.is_parting)
         }
 
     def version(self, connection_id: int) -> int:
@@ -149,7 +160,9 @@ class Orders:
 
     def miss(self, connection_id: int, tokens: Collection[int], since_ns: int) -> None:
         """Remember for the next order that nobody records these any more."""
-        self._workers[connection_id].missing.update(dict.fromkeys(tokens, since_ns))
+        worker = self._workers[connection_id]
+        worker.missing.update(dict.fromkeys(tokens, since_ns))
+        worker.untold.update(tokens)
 
     def _tell_all(self, connection_id: int, wanted: Instruments, held: Collection[int]) -> None:
         worker = self._workers[connection_id]
@@ -168,6 +181,7 @@ class Orders:
     ) -> None:
         worker = self._workers[connection_id]
         worker.told = wanted
+        worker.untold = set()
         worker.held = frozenset(token for token in wanted if token in held)
         worker.version += 1
         worker.versions.update(dict.fromkeys(changed, worker.version))

@@ -140,14 +140,15 @@ class Subscriptions:
     def wanted(self, connection_id: int) -> Instruments:
         """Return what this connection should have on the wire now, never more than Kite's limit.
 
-        Where something has to leave first, what was wanted before comes before what is new.
+        Where something has to leave first, what was wanted before comes before what is new, and copies come last.
         """
         leaving, assigned = self.leaving[connection_id], self.of(connection_id)
         wanted = leaving | assigned
         if len(wanted) > MAX_INSTRUMENTS:
             before = self._on_wire[connection_id]
+            own = self._homes[connection_id].keys() | self._carried[connection_id].keys()
             arriving = [token for token in assigned if token not in leaving]
-            order = chain(leaving, sorted(arriving, key=lambda token: token not in before))
+            order = chain(leaving, sorted(arriving, key=lambda token: (token not in own, token not in before)))
             wanted = {token: wanted[token] for token in islice(order, MAX_INSTRUMENTS)}
         self._on_wire[connection_id] = wanted
         return wanted
@@ -428,13 +429,18 @@ class Subscriptions:
         under_way = self._under_way()
         yield
         self._assign_carriers()
+        returned = False
         for token, was in before.items():
             now = self.carrier(token)
             if now is not None and now != was:
                 # What is under way is still had by another place.
-                if token in on_wire[was] and token not in under_way and token not in self._evicted:
-                    self.leaving[was][token] = on_wire[was][token]
-                self.leaving[now].pop(token, None)
+                had = on_wire.get(was, {})
+                if token in had and token not in under_way and token not in self._evicted:
+                    self.leaving[was][token] = had[token]
+                returned |= self.leaving[now].pop(token, None) is not None
+        if returned and self.waiting:
+            with self._moving((), on_wire):
+                pass  # what went back takes no room twice
 
     def _assign_carriers(self) -> None:
         """Find places for the instruments of homes that have failed over, the primary's first."""
