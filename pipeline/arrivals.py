@@ -7,6 +7,7 @@ from pipeline.kite.feed import Batch
 from pipeline.kite.packets import split, tokens_in
 
 FIRST_TICK_S = 0.5  # who has not ticked until then counts as arrived, if anything came: Kite sends a snapshot at once
+STALE_S = 2.0  # for which ticks may still be under way that were sent before an instrument was unsubscribed
 NEWS_STEP = 500  # arrivals are told in such steps, and the last one
 
 
@@ -26,6 +27,8 @@ class Arrivals:
         self._on_news = on_news
         self._call_later = call_later  # that of the running loop
         self._unseen: dict[int, object] = {}  # the values tell with which batch
+        self._dropped: dict[int, object] = {}  # unsubscribed a moment ago
+        self._returned: set[int] = set()  # of the unseen: sent again that soon, their ticks prove nothing
         self._told = 0  # how many were left when it was last told
         self._frames = 0  # how many were heard
         self._last: frozenset[int] = frozenset()  # sent last: when one of them ticks, Kite has taken all before
@@ -40,16 +43,21 @@ class Arrivals:
         if batch.action == "subscribe":
             when = object()
             self._unseen.update(dict.fromkeys(batch.tokens, when))
+            self._returned |= self._dropped.keys() & batch.tokens
             self._last = frozenset(batch.tokens)
             self._wait(batch.tokens, when)
         elif batch.action == "unsubscribe":
+            when = object()
             for token in batch.tokens:
                 self._unseen.pop(token, None)
+            self._dropped.update(dict.fromkeys(batch.tokens, when))
+            self._later(STALE_S, self._forget, batch.tokens, when)
         self._told = len(self._unseen)
 
     def lost(self) -> None:
         """Take note that the socket is gone: all has to be sent again."""
         self._unseen.clear()
+        self._dropped.clear()
         self._last = frozenset()
 
     def hear(self) -> None:
@@ -58,7 +66,7 @@ class Arrivals:
 
     def see(self, tokens: Iterable[int]) -> None:
         """Take note of ticks of these."""
-        arrived = self._unseen.keys() & tokens
+        arrived = (self._unseen.keys() & tokens) - self._returned
         if arrived:
             self._arrive(arrived)
             left = len(self._unseen)
@@ -81,8 +89,16 @@ class Arrivals:
         self._last = frozenset()
 
     def _wait(self, tokens: Iterable[int], when: object) -> None:
+        self._later(FIRST_TICK_S, self._had_time, tokens, when, self._frames)
+
+    def _later(self, delay_s: float, do: Callable[..., None], *arguments: object) -> None:
         call_later = self._call_later or asyncio.get_running_loop().call_later
-        call_later(FIRST_TICK_S, self._had_time, tokens, when, self._frames)
+        call_later(delay_s, do, *arguments)
+
+    def _forget(self, tokens: Iterable[int], when: object) -> None:
+        for token in tokens:
+            if self._dropped.get(token) is when:
+                del self._dropped[token]
 
     def _had_time(self, tokens: Iterable[int], when: object, frames: int) -> None:
         """No longer wait for these, unless they have been sent again since, or the socket may be half-open."""
@@ -97,4 +113,5 @@ class Arrivals:
     def _arrive(self, tokens: Collection[int]) -> None:
         for token in tokens:
             self._unseen.pop(token, None)
+        self._returned -= set(tokens)
         self._on_arrived(tokens)

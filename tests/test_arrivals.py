@@ -105,6 +105,29 @@ def test_what_is_unsubscribed_does_not_arrive():
     asyncio.run(scene())
 
 
+def test_ticks_of_what_comes_back_prove_nothing_for_a_while():
+    """They may have been sent before it was unsubscribed; it has arrived when it had its time."""
+
+    async def scene():
+        connection = Connection()
+        connection.subscribe(1, 2)
+        await connection.see(1, 2)
+        connection.arrivals.sent(Batch("unsubscribe", (1, 2)))
+        connection.subscribe(1)
+        await connection.see(1)
+        assert connection.arrived == [[1, 2]]
+        connection.arrivals.hear()
+        _, forget, had_time = connection.timers
+        had_time()
+        assert connection.arrived == [[1, 2], [1]]
+        forget()
+        connection.subscribe(2)
+        await connection.see(2)
+        assert connection.arrived == [[1, 2], [1], [2]]
+
+    asyncio.run(scene())
+
+
 def test_a_tick_of_what_was_sent_last_shows_that_all_was_taken():
     """Frames without one may have been under way before; when nothing is awaited any frame will do."""
     connection = Connection()

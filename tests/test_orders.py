@@ -37,7 +37,8 @@ class SimulatedWorker(Worker):
         self.first_order: Any = None
         self._service, self._version, self._lost_order = "", 0, False
         self._wanted, self._frames = {}, []
-        self._arrivals = Arrivals(mock.Mock(), self._report, call_later=mock.Mock())
+        self._timers: list[Any] = []
+        self._arrivals = Arrivals(mock.Mock(), self._report, lambda _, *call: self._timers.append(call))
         self._state = StateChange("idle")
         self._uplink, self._gaps, self._ordered = mock.Mock(), mock.Mock(), mock.Mock()
         self._feed = cast(Any, mock.Mock(confirmed=self.wire))
@@ -92,8 +93,12 @@ class SimulatedWorker(Worker):
     def tick(self):
         """Let everything tick that is on the wire."""
         self.ticking.update(self.wire)
+        self._arrivals.hear()
         with mock.patch("pipeline.arrivals.asyncio"):
             self._arrivals.see(self.ticking)
+        timers, self._timers = self._timers, []
+        for do, *arguments in timers:
+            do(*arguments)
         self._report()
 
     def lose_socket(self):

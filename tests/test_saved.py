@@ -165,6 +165,18 @@ def test_a_move_goes_on_after_a_restart(path):
     assert again.wanted(1) == {2: "quote"}
 
 
+def test_a_move_back_does_not_rely_on_what_was_saved_as_leaving(path):
+    """It may have been let go since: the place that has it for certain keeps it until the other covers it."""
+    subscriptions = Subscriptions(3)
+    subscriptions.subscribe([5], "quote", BEFORE)
+    subscriptions.set_mode([5], "full", NOW)
+    write(path, subscriptions)
+    again, _ = restored(path)
+    assert again.leaving[1] == {5: "quote"}
+    again.set_mode([5], "quote", NOW)
+    assert [again.wanted(c) for c in (1, 2)] == [{5: "quote"}, {5: "full"}]
+
+
 def test_the_file_is_what_it_says():
     """It is JSON that names what is subscribed, and what the configuration wants."""
     subscriptions = Subscriptions(3)

@@ -53,7 +53,7 @@ class StateChange:
 
     state: State
     cause: Cause | None = None  # of what ended: live -> closed, silent; connecting -> refused, silent, failed; with
-    # idle silent: it was closed, and the server did not answer
+    # idle, stopped silent: it was closed, and the server did not answer
     reason: str = ""  # for people, without secrets
     http_status: int | None = None  # with refused: 403 bad token, 429 too many connections
     close_code: int | None = None  # with closed: the server's, 1006 where it sent none
@@ -274,7 +274,7 @@ class Feed:
                 await self._woken(wait_s)
             else:
                 await self._attempt()
-        self._change(StateChange("stopped"))
+        self._change(replace(self._at_rest, state="stopped"))
 
     @property
     def _is_needed(self) -> bool:

@@ -78,6 +78,7 @@ class Subscriptions:
         self.unfit: set[int] = set()  # connections that cannot record at present, as far as anybody knows
         self.waiting: set[int] = set()  # homes that have failed over, and not all has found a place with others
         self.leaving: dict[int, Instruments] = {c: {} for c in CONNECTIONS}  # kept until the new place covers them
+        self._recalled: set[int] = set()  # leaving as an earlier run has saved it: perhaps it had let go since
         self._max_connections = max_connections
         self._overflow = overflow
         self._homes: dict[int, Instruments] = {c: {} for c in CONNECTIONS}
@@ -338,6 +339,7 @@ class Subscriptions:
             is_elsewhere = token in self.all and self.carrier(token) != connection_id
             if is_elsewhere and self._is_usable(connection_id) and len(kept) < MAX_INSTRUMENTS:
                 kept[token] = mode
+                self._recalled.add(token)
         late = set(waiting)
         for connection_id in CONNECTIONS:
             self._on_wire[connection_id] = {t: mode for t, mode in self.of(connection_id).items() if t not in late}
@@ -426,7 +428,7 @@ class Subscriptions:
         watched = list(self.all if self.failed_over else tokens)  # others may have to make room for carried ones
         before = {token: was for token in watched if (was := self.carrier(token))}
         on_wire = on_wire or {was: self.wanted(was) for was in set(before.values())}
-        under_way = self._under_way()
+        under_way = self._under_way() - self._recalled
         yield
         self._assign_carriers()
         returned = False
@@ -437,6 +439,7 @@ class Subscriptions:
                 had = on_wire.get(was, {})
                 if token in had and token not in under_way and token not in self._evicted:
                     self.leaving[was][token] = had[token]
+                self._recalled.discard(token)
                 returned |= self.leaving[now].pop(token, None) is not None
         if returned and self.waiting:
             with self._moving((), on_wire):

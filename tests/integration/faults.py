@@ -117,6 +117,7 @@ class Faults:
         self.kills: Counter[str] = Counter()
         self.counts: Counter[str] = Counter()  # of everything else
         self.cut = 0  # sockets at most of which something may be lost
+        self._ended_sockets: set[int] = set()  # reset, or half-open until that is noticed
         self._kite = kite
         self._service = service
         self._chance = chance
@@ -172,6 +173,7 @@ class Faults:
     def wait_until_home(self) -> None:
         """Undo what was asked for, and wait until all are where they belong and nothing is wrong any more."""
         until(lambda: self._ask_once(lambda client: (client.failback(), client.mirror(False))), "it is undone", HOME_S)
+        until(lambda: not self._ended_sockets & self._open_sockets(), "half-open sockets are noticed", HOME_S)
         homes = [{str(t): mode for t, mode in home.items()} for home in self._subscribed.homes()]
         until(lambda: self._kite.on_the_wire() == sorted(homes, key=pairs), "the server has what is subscribed", HOME_S)
         until(lambda: self._service.mds("health").returncode == 0, "it is healthy", HOME_S)
@@ -179,6 +181,9 @@ class Faults:
         with Client(self._service.run_dir) as client:
             found = {i.instrument_token: i.mode for i in client.instruments()}
         assert found == self._subscribed.modes, "other instruments are subscribed than was asked for"
+
+    def _open_sockets(self) -> set[int]:
+        return {connection["number"] for connection in self._kite.connections() if connection["open"]}
 
     def _note(self, what: str) -> None:
         self._history.write(f"{datetime.now().astimezone().isoformat()} {what}\n")
@@ -244,13 +249,14 @@ class Faults:
         return self._end_socket("mute")
 
     def _end_socket(self, how: str) -> str:
-        numbers = [connection["number"] for connection in self._kite.connections() if connection["open"]]
+        numbers = sorted(self._open_sockets())
         if not numbers:
             return f"(no socket to {how})"
         number = self._chance.choice(numbers)
         self._kite.tell(how, connection=number)
         self.counts[how] += 1
         self.cut += 1
+        self._ended_sockets.add(number)
         return f"{how} socket {number}"
 
     def _bar(self) -> str:
