@@ -9,7 +9,7 @@ from typing import Any
 from pipeline.config import MAX_INSTRUMENTS
 from pipeline.errors import MdsError, RequestRefusedError
 from pipeline.requests import Change
-from pipeline.status import ConnectionStatus, Health, Metrics, Status
+from pipeline.status import ConnectionStatus, HealthResponse, Metrics, Status
 
 TARGET_TICKS_PER_S = 1000  # that `performance_pct` is measured by
 MIRROR = "3"  # the connection that mirrors
@@ -42,7 +42,7 @@ def refused(error: MdsError) -> dict[str, Any]:
     return {**details, "success": False, "error": str(error)}
 
 
-def health(answer: Health) -> dict[str, Any]:
+def health(answer: HealthResponse) -> dict[str, Any]:
     """Return whether everything is being recorded."""
     return {
         **answer.model_dump(),

@@ -15,7 +15,17 @@ from pipeline.config import Mode
 from pipeline.errors import ControlError, NotRunningError, refusal
 from pipeline.requests import Change, HistoryEntry, Restarted
 from pipeline.role import SUPERVISOR, endpoint, read_holder
-from pipeline.status import ConnectionStatus, Health, Instrument, Metrics, Status, Storage
+from pipeline.status import (
+    ConnectionStatus,
+    HealthResponse,
+    InstrumentPage,
+    InstrumentSubscription,
+    Metrics,
+    Overview,
+    Series,
+    Status,
+    Storage,
+)
 from pipeline.wire import CONTROL_SOCKET
 
 TIMEOUT_S = 5.0
@@ -24,7 +34,7 @@ POLL_S = 0.05
 
 
 _CONNECTIONS = TypeAdapter(dict[str, ConnectionStatus])
-_INSTRUMENTS = TypeAdapter(list[Instrument])
+_INSTRUMENTS = TypeAdapter(list[InstrumentSubscription])
 _HISTORY = TypeAdapter(list[HistoryEntry])
 
 
@@ -60,17 +70,33 @@ class Client:
         """Return everything that is known of the service."""
         return Status.model_validate(self.call("status"))
 
-    def health(self) -> Health:
+    def health(self) -> HealthResponse:
         """Tell whether everything that is subscribed is being recorded, and if not, why."""
-        return Health.model_validate(self.call("health"))
+        return HealthResponse.model_validate(self.call("health"))
 
     def connections(self) -> dict[str, ConnectionStatus]:
         """Return the three connections, keys "1", "2" and "3"."""
         return _CONNECTIONS.validate_python(self.call("connections"))
 
-    def instruments(self) -> list[Instrument]:
+    def instruments(self) -> list[InstrumentSubscription]:
         """Return the subscribed instruments."""
         return _INSTRUMENTS.validate_python(self.call("instruments"))
+
+    def instrument(self, token: int) -> InstrumentSubscription:
+        """Return one subscribed instrument. Raises NotSubscribedError."""
+        return InstrumentSubscription.model_validate(self.call("instrument", token=token))
+
+    def find_instruments(self, **wanted: Any) -> InstrumentPage:
+        """Return a page of the instruments that fulfil all of `wanted`, the fields of `FindParams`."""
+        return InstrumentPage.model_validate(self.call("find_instruments", **wanted))
+
+    def overview(self, after: int = 0) -> Overview:
+        """Return everything but the instruments; of the notices those with a number above `after`."""
+        return Overview.model_validate(self.call("overview", after=after))
+
+    def series(self) -> Series:
+        """Return the figures of the last minutes, one a second."""
+        return Series.model_validate(self.call("series"))
 
     def storage(self) -> Storage:
         """Return what the writer does."""

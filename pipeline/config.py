@@ -6,8 +6,11 @@ changes nothing until the next `mds run`. Secrets travel in their own variables 
 """
 
 import hashlib
+import ipaddress
 import json
 import os
+import re
+import shlex
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +18,16 @@ from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
 from pipeline.credentials import SECRET_CHARS, TokenFile
@@ -26,6 +38,7 @@ CONNECTIONS = (1, 2, 3)
 DEFAULT_FILE = Path("mds.toml")
 STATE_FOLDER = ".mds"  # in the data folder
 CHILD_VARIABLE = "MDS_CHILD_CONFIG"
+HTTP_TOKEN_VARIABLE = "MDS_HTTP__TOKEN"  # noqa: S105  its name
 SECRET_VARIABLES = ("KITE_API_KEY", "KITE_ACCESS_TOKEN")
 
 Mode = Literal["ltp", "quote", "full"]
@@ -119,8 +132,78 @@ class Failover(_Section):
     max_deaths: int = Field(default=5, ge=1)  # more within a minute: the process is given up; never the writer
 
 
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach what listens there; a name other than localhost may be anything."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
 class Http(_Section):
-    """Nothing to set yet."""
+    """The status pages and API. Read-only; a token is asked for wherever one is set."""
+
+    listen: str = "127.0.0.1:8080"  # host:port, [::1]:port for IPv6; "": off
+    token: SecretStr = Field(default=SecretStr(""), exclude=True)
+    hosts: tuple[str, ...] = ()  # further names by which it may be called, as in the Host header
+
+    @property
+    def address(self) -> tuple[str, int] | None:
+        """Host and port to listen on, None where it is off."""
+        host, _, port = self.listen.rpartition(":")
+        return (host.removeprefix("[").removesuffix("]"), int(port)) if self.listen else None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether only this machine can reach it."""
+        return self.address is None or is_loopback(self.address[0])
+
+    @field_validator("listen")
+    @classmethod
+    def _is_address(cls, value: str) -> str:
+        host, _, port = value.rpartition(":")
+        bare = host.startswith("[") == host.endswith("]") == (":" in host)
+        if value and not (host and bare and port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
+            raise ValueError('must be "host:port", like 127.0.0.1:8080 or [::1]:8080, or "" for none')
+        return value
+
+    @field_validator("token")
+    @classmethod
+    def _is_token(cls, value: SecretStr) -> SecretStr:
+        text = value.get_secret_value()
+        if not re.fullmatch(r"[\x21-\x7e]*", text):
+            raise ValueError("must be printable ASCII characters without blanks")
+        return value
+
+    @model_validator(mode="after")
+    def _is_guarded(self) -> "Http":
+        if not self.is_local and not self.token.get_secret_value():
+            raise ValueError(
+                f"others can reach http.listen = {self.listen!r}: set http.token, or listen on 127.0.0.1 only"
+            )
+        return self
+
+
+class Notify(_Section):
+    """A command that is told of events, as JSON on its standard input."""
+
+    command: str = ""  # program and arguments; split as a shell does, but not run by one
+    timeout_s: float = Field(default=10.0, gt=0, le=300)  # then it is killed
+    per_minute: int = Field(default=20, ge=1, le=600)  # at most; what is left out is counted in the next one
+
+    @property
+    def argv(self) -> list[str]:
+        """Program and arguments, empty where there is no command."""
+        return shlex.split(self.command)
+
+    @field_validator("command")
+    @classmethod
+    def _can_be_split(cls, value: str) -> str:
+        try:
+            shlex.split(value)
+        except ValueError as error:
+            raise ValueError(f"cannot be split into program and arguments: {error}") from error
+        return value
 
 
 class Simulator(_Section):
@@ -147,6 +230,7 @@ class Config(BaseSettings):
     universe: Universe = Universe()
     failover: Failover = Failover()
     http: Http = Http()
+    notify: Notify = Notify()
     simulator: Simulator = Simulator()
     api_key: SecretStr = Field(default=SecretStr(""), validation_alias="KITE_API_KEY", exclude=True)
     access_token: SecretStr = Field(default=SecretStr(""), validation_alias="KITE_ACCESS_TOKEN", exclude=True)
@@ -188,7 +272,7 @@ class Config(BaseSettings):
     @property
     def secrets(self) -> tuple[str, ...]:
         """The values that no log may show; what is too short to be one would blank out words."""
-        values = (self.api_key.get_secret_value(), self.access_token.get_secret_value())
+        values = (s.get_secret_value() for s in (self.api_key, self.access_token, self.http.token))
         return tuple(value for value in values if len(value) >= SECRET_CHARS)
 
     def with_changes(self, **sections: Mapping[str, Any]) -> "Config":
@@ -210,6 +294,7 @@ class Config(BaseSettings):
             CHILD_VARIABLE: self.model_dump_json(),
             "KITE_API_KEY": self.api_key.get_secret_value(),
             "KITE_ACCESS_TOKEN": self.access_token.get_secret_value(),
+            **({HTTP_TOKEN_VARIABLE: token} if (token := self.http.token.get_secret_value()) else {}),
         }
 
     @property
@@ -334,7 +419,10 @@ def _explain(error: ValidationError, path: Path, section: str | None = None) -> 
         else:
             message = problem["msg"].removeprefix("Value error, ")
             message = message[:1].lower() + message[1:]
-            lines.append(f"{source}: {key}: {message} (it is {_shown(problem['input'])})")
+            shown = (
+                "" if "token" in loc or isinstance(problem["input"], dict) else f" (it is {_shown(problem['input'])})"
+            )
+            lines.append(f"{source}: {key}: {message}{shown}")
     return lines
 
 

@@ -82,7 +82,14 @@ class Commit:
 class Journal:
     """The data and event files of one data folder, see above. The caller holds the folder's lock."""
 
-    def __init__(self, data_dir: Path, state_dir: Path, calendar: Calendar, epoch: int) -> None:
+    def __init__(
+        self,
+        data_dir: Path,
+        state_dir: Path,
+        calendar: Calendar,
+        epoch: int,
+        on_event: Callable[[str, str, Mapping[str, Any]], None] | None = None,
+    ) -> None:
         self.high: dict[StreamId, Mark] = {}
         self.durable: dict[StreamId, Mark] = {}
         self.retired: dict[int, int] = {}
@@ -92,6 +99,7 @@ class Journal:
         self._state_dir = state_dir
         self._calendar = calendar
         self._epoch = epoch  # of the writer's own events
+        self._on_event = on_event  # gets name, timestamp and fields of these
         self._event_seq = 0
         self._own_events: list[tuple[date, bytes]] = []  # written, not yet durable: nobody would send them again
         self._files: dict[str, _File] = {}
@@ -158,9 +166,12 @@ class Journal:
     def log_event(self, event: str, fields: Mapping[str, Any]) -> None:
         """Write an event of the writer's own. Where there is no room it is left out: the log line remains."""
         now = self._calendar.now()
+        timestamp = now.isoformat(timespec="microseconds")
+        if self._on_event is not None:
+            self._on_event(event, timestamp, fields)
         line = encode_event(
             event,
-            now.isoformat(timespec="microseconds"),
+            timestamp,
             fields,
             source=WRITER,
             epoch=self._epoch,

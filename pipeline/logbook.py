@@ -24,10 +24,13 @@ class Logbook:
 
     def __init__(self, uplink: Uplink, connection_id: int) -> None:
         self.rejected = 0  # parts of frames that were no packets
+        self.reconnects = 0  # sockets opened again after one was lost
+        self.gap_count = 0  # gap records
         self._uplink = uplink
         self._connection_id = connection_id
         self._stamp = uplink.calendar.timestamp
         self._told: dict[int, Mode] | None = None  # the subscription on this socket, as far as it is on record
+        self._was_lost = False  # a socket, since the last one was opened
         self._rejects_told_ns = 0  # when people last heard of them
 
     def log(self, event: str, fields: Mapping[str, Any]) -> None:
@@ -46,10 +49,13 @@ class Logbook:
     def connected(self) -> None:
         """Begin with a new socket."""
         self._told = None
+        self.reconnects += self._was_lost
+        self._was_lost = False
         self.log("connected", {})
 
     def ended(self, change: StateChange, *, was_live: bool) -> None:
         """Write down how a socket, or the attempt to have one, has ended."""
+        self._was_lost = self._was_lost or was_live
         fields = {"cause": change.cause, "reason": change.reason, "retry_in_s": change.retry_in_s}
         optional = {"http_status": change.http_status, "close_code": change.close_code}
         known = {key: value for key, value in optional.items() if value is not None}
@@ -76,6 +82,7 @@ class Logbook:
 
     def gap(self, gap: Gap, **fields: Any) -> None:
         """Write down one gap, with more fields."""
+        self.gap_count += 1
         record = {
             "instruments": list(gap.instruments),
             "from": self._stamp(gap.from_ns) if gap.from_ns else None,

@@ -84,6 +84,11 @@ class Outlet:
         """Ticks that are spooled and not yet durable."""
         return max(0, self.spool.last.seq - self.durable.seq)
 
+    @property
+    def queued(self) -> int:
+        """Ticks that are spooled and not yet handed to ZeroMQ."""
+        return max(0, self.spool.last.seq - self.sent.seq)
+
     def append_frames(self, frames: Sequence[Incoming], missing_since_ns: int | None = None) -> None:
         """Spool frames and, if nothing older has to go first, hand them on. As `Spool.append_frames`."""
         keeps_up = not self.behind
@@ -245,6 +250,11 @@ class Outbox:
     def pending(self) -> int:
         """Ticks that are spooled and not yet durable."""
         return self.live.pending + sum(outlet.pending for outlet in self._leftovers.values())
+
+    @property
+    def queued(self) -> int:
+        """Ticks that are spooled and not yet handed to ZeroMQ."""
+        return self.live.queued + sum(outlet.queued for outlet in self._leftovers.values())
 
     @property
     def bytes(self) -> int:

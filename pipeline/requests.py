@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pipeline.config import Mode, Token
 
 MAX_TOKENS = 20_000  # in one request; more than can be subscribed, so that the answer can say by how much
+MAX_PAGE = 6000  # instruments in one answer: all that can be subscribed
 KEPT_CHANGES = 1000  # that `history` can tell of
 
 ConnectionId = Annotated[int, Field(strict=True, ge=1, le=3)]
@@ -85,6 +86,30 @@ class HistoryParams(_Model):
     """The latest changes."""
 
     limit: int = Field(default=100, strict=True, ge=1, le=KEPT_CHANGES)
+
+
+class FindParams(_Model):
+    """Subscribed instruments that fulfil all of these, a page of them."""
+
+    connection_id: ConnectionId | None = None  # that records it
+    mode: Mode | None = None
+    stale: bool | None = None  # it has not ticked for `stale_s`, or never
+    stale_s: float = Field(default=60.0, ge=0, le=86_400 * 365)
+    search: str | None = Field(default=None, min_length=1, max_length=20)  # is part of the token
+    offset: int = Field(default=0, strict=True, ge=0, le=1_000_000)
+    limit: int = Field(default=100, strict=True, ge=1, le=MAX_PAGE)
+
+
+class InstrumentParams(_Model):
+    """One instrument."""
+
+    token: Token
+
+
+class OverviewParams(_Model):
+    """Everything but the instruments."""
+
+    after: int = Field(default=0, strict=True)  # the number of a notice: only later ones
 
 
 class Pending(_Model):

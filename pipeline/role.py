@@ -11,6 +11,7 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,12 @@ import zmq
 from pipeline import __version__, events, log
 from pipeline.config import Config
 from pipeline.errors import AlreadyRunningError, ConfigError
+from pipeline.notices import describe
 from pipeline.wire import STATUS_SOCKET
 
 WRITER, SUPERVISOR = events.WRITER, events.SUPERVISOR  # a process is called as the source of its events
 SIMULATOR = "simulator"
+HTTP = "http"
 RELAYED = "relayed"  # the logger of lines that another process has finished already
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 EXIT_SPOOLED = 3  # a worker's exit code: ended in order, but not everything that it had spooled was stored in time
@@ -167,12 +170,19 @@ class StatusLine:
         self._socket.connect(endpoint(run_dir, STATUS_SOCKET))
 
     def send(self, kind: str, **fields: Any) -> None:
-        """Send one message: `kind` is status, digest, log or starting."""
-        message = {"type": kind, "role": self._role, "pid": os.getpid(), **fields}
+        """Send one message: `kind` is status, digest, log, event or starting."""
+        message = {"type": kind, "role": self._role, "pid": os.getpid(), "sent_s": time.monotonic(), **fields}
         try:
             self._socket.send(orjson.dumps(message), zmq.NOBLOCK)
         except zmq.Again:
             return
+
+    def send_event(self, event: str, timestamp: str, fields: Mapping[str, Any]) -> None:
+        """Tell of an event that is on its way to the event log, as far as people are to be told of it."""
+        told = describe(event, fields)
+        if told is not None:
+            text, details = told
+            self.send("event", event=event, timestamp=timestamp, text=text, details=details)
 
     def close(self) -> None:
         """Send what is still queued, for a moment, and end."""

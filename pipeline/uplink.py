@@ -8,7 +8,7 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import zmq
 import zmq.asyncio
@@ -31,6 +31,8 @@ SEND_BATCHES = 16  # ZeroMQ's queue to the writer: the spool is the queue, this 
 HELD_BACK_EVENTS = 10_000  # some megabytes
 BLOCKED_S = 0.005  # until ZeroMQ is asked again whether it takes more
 
+Listener: TypeAlias = Callable[[str, str, Mapping[str, Any]], None]  # (event, timestamp, fields)
+
 
 class Uplink:
     """One stream on its way, and what older epochs have left.
@@ -47,6 +49,7 @@ class Uplink:
         encode: Encoder,
         on_loss: Callable[[Loss], None],
         on_commit: Callable[[Commit], None] | None = None,
+        on_event: Listener | None = None,
     ) -> None:
         self.clock = ReceiveClock()
         self.calendar = Calendar(config.storage.timezone)
@@ -61,6 +64,7 @@ class Uplink:
         self._pumping = False
         self._committed = asyncio.Event()
         self._on_commit = on_commit
+        self._on_event = on_event
         self._push: zmq.Socket[bytes] = context.socket(zmq.PUSH)
         self._push.setsockopt(zmq.SNDHWM, SEND_BATCHES)
         self._push.setsockopt(zmq.LINGER, 0)
@@ -97,6 +101,9 @@ class Uplink:
         """Number an event and hand it on like a tick. Without room for it, it is kept until there is."""
         self._retry_events()
         happened_ns = happened_ns or self.clock.now_ns()
+        fields = redact_all(fields, self._config.secrets)  # a server may quote what it was sent
+        if self._on_event is not None:
+            self._on_event(event, self.calendar.timestamp(happened_ns), fields)
         if self._held_back or not self._append_event(event, fields, happened_ns):
             if not self._held_back:
                 log.error("no room for the event %r: it and what follows are kept until there is", event)
@@ -109,7 +116,7 @@ class Uplink:
         line = encode_event(
             event,
             self.calendar.timestamp(happened_ns if same_day else now_ns),
-            redact_all(fields, self._config.secrets),  # a server may quote what it was sent
+            fields,
             source=source_of(self._connection_id),
             epoch=self.epoch,
             event_seq=live.spool.last.event_seq + 1,

@@ -27,6 +27,7 @@ from pipeline.errors import ConfigError, MdsError, SpoolFullError
 from pipeline.gaps import Gap, GapTracker
 from pipeline.kite.feed import Batch, Feed, StateChange, classify_text, install_reactor
 from pipeline.kite.packets import Decoder, split
+from pipeline.lag import Lag
 from pipeline.log import hide
 from pipeline.logbook import Logbook
 from pipeline.outbox import Loss
@@ -34,7 +35,7 @@ from pipeline.records import Record
 from pipeline.spool import Incoming
 from pipeline.ticks import StoredTick, encode_lines
 from pipeline.uplink import Uplink
-from pipeline.wire import COMMANDS_SOCKET, Order, WireError, decode_order
+from pipeline.wire import COMMANDS_SOCKET, Commit, Order, WireError, decode_order
 
 log = logging.getLogger(__name__)
 
@@ -52,7 +53,16 @@ class Worker:
 
     def __init__(self, config: Config, connection_id: int, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
         self._connection_id = connection_id
-        self._uplink = Uplink(config, connection_id, context, encode=self._encode, on_loss=self._lost)
+        self._status = role.StatusLine(context, config.runtime.run_dir, role.worker_role(connection_id))
+        self._uplink = Uplink(
+            config,
+            connection_id,
+            context,
+            encode=self._encode,
+            on_loss=self._lost,
+            on_commit=self._committed,
+            on_event=self._status.send_event,
+        )
         self._logbook = Logbook(self._uplink, connection_id)
         self._stamp = self._uplink.calendar.timestamp
         self._decoders: dict[int, Decoder] = {}  # by epoch
@@ -60,6 +70,7 @@ class Worker:
         self._digested_seq = 0  # ticks are counted once, however often they are sent
         self._gaps = GapTracker(self._uplink.predecessor)
         self._losses: set[Loss] = set()
+        self._lag = Lag()
         self._frames: list[tuple[int, bytes]] = []  # arrived in this turn of the loop
         self._refused_ticks = 0
         self._service = ""  # who orders, and the number of its last order
@@ -76,7 +87,6 @@ class Worker:
         self._commands: zmq.asyncio.Socket = zmq.asyncio.Context(context).socket(zmq.DEALER)
         self._commands.setsockopt(zmq.ROUTING_ID, role.worker_role(connection_id).encode())
         self._commands.connect(role.endpoint(config.runtime.run_dir, COMMANDS_SOCKET))
-        self._status = role.StatusLine(context, config.runtime.run_dir, role.worker_role(connection_id))
         self._token_file = TokenFile(config.token_file)
         self._api_key = config.api_key.get_secret_value()
         self._access_token = config.access_token  # the one in use
@@ -188,11 +198,15 @@ class Worker:
         except SpoolFullError as error:
             self._refuse(incoming, error)
             return
+        self._lag.received(self._uplink.outbox.live.spool.last.seq, first_ns)
         if complete_ns is not None:
             self._complete(complete_ns)
         self._note_frame(last_ns)
         for recv_ns, found in rejects:
             self._logbook.rejects(recv_ns, found)
+
+    def _committed(self, _: Commit) -> None:
+        self._lag.durable(self._uplink.outbox.live.durable.seq)
 
     def _note_frame(self, recv_ns: int) -> None:
         was_parting = self._gaps.is_parting
@@ -372,7 +386,11 @@ class Worker:
             ticks_pending=outbox.pending,
             spool_bytes=outbox.bytes,
             ticks_refused=self._refused_ticks,
+            lag_ms=round(self._lag.age_ms(self._uplink.clock.now_ns()), 1),
+            queue_depth=outbox.queued,
             rejects=self._logbook.rejected,
+            reconnects=self._logbook.reconnects,
+            gaps=self._logbook.gap_count,
             gap_open=self._gaps.is_open and bool(self._wanted),
             last_tick_time=self._stamp(self._last_tick_ns) if self._last_tick_ns else None,
             live_since=self._stamp(self._live_since_ns) if is_live else None,

@@ -13,6 +13,7 @@ import signal
 import sys
 import threading
 import time
+from bisect import bisect_left
 from queue import SimpleQueue
 from types import FrameType
 
@@ -36,6 +37,7 @@ CHECKPOINT_S = 1.0
 ROOM_CHECK_S = 0.5
 FAULT_PAUSE_S = 1.0  # after a failed sync or a full disk, before taking again
 HEARTBEAT_S = 0.5
+BOUNDS_S = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0)  # of how long a sync takes
 
 
 class Syncer(threading.Thread):
@@ -46,7 +48,10 @@ class Syncer(threading.Thread):
         self.fd = os.eventfd(0, os.EFD_CLOEXEC)
         self.since_s = 0.0  # monotonic; 0 when no sync is under way
         self.last_ms = 0.0
+        self.longest_ms = 0.0  # since somebody set it back
         self.count = 0
+        self.total_us = 0  # of those that are counted
+        self.counts = [0] * (len(BOUNDS_S) + 1)  # of those that took no longer than each bound, and of all
         self._requests: SimpleQueue[Commit] = SimpleQueue()
         self._results: SimpleQueue[tuple[Commit, OSError | None]] = SimpleQueue()
 
@@ -59,9 +64,15 @@ class Syncer(threading.Thread):
         """Wait for the sync that is under way; the error if it has failed."""
         os.eventfd_read(self.fd)
         commit, error = self._results.get()
-        self.last_ms = (time.monotonic() - self.since_s) * 1000
+        lasted_s = time.monotonic() - self.since_s
         self.since_s = 0.0
-        self.count += error is None
+        self.last_ms = lasted_s * 1000
+        self.longest_ms = max(self.longest_ms, self.last_ms)
+        if error is None:
+            self.count += 1
+            self.total_us += int(lasted_s * 1e6)
+            for place in range(bisect_left(BOUNDS_S, lasted_s), len(self.counts)):
+                self.counts[place] += 1
         return commit, error
 
     def run(self) -> None:
@@ -88,8 +99,13 @@ class Writer:
         self._reserve_bytes = config.storage.reserve_mb * 2**20
         started_ns = time.time_ns()
         self._boot = str(started_ns)
+        line = role.StatusLine(context, self._run_dir, role.WRITER)  # of this thread
         self.journal = Journal(
-            config.storage.data_dir, config.state_dir, Calendar(config.storage.timezone), started_ns // NS_PER_MS
+            config.storage.data_dir,
+            config.state_dir,
+            Calendar(config.storage.timezone),
+            started_ns // NS_PER_MS,
+            on_event=line.send_event,
         )
         self._syncer = Syncer()
         self._syncing = False
@@ -122,6 +138,7 @@ class Writer:
         commits: zmq.Socket[bytes] = self._context.socket(zmq.PUB)
         commits.setsockopt(zmq.LINGER, 200)
         commits.bind(role.endpoint(self._run_dir, COMMITS_SOCKET))
+        self._check_room(time.monotonic())
         self._syncer.start()
         threading.Thread(target=self._heartbeats, name="heartbeats", daemon=True).start()
         poller = zmq.Poller()
@@ -278,6 +295,7 @@ class Writer:
     def _heartbeats(self) -> None:
         line = role.StatusLine(self._context, self._run_dir, role.WRITER)
         while True:
+            longest_ms, self._syncer.longest_ms = self._syncer.longest_ms, 0.0
             since_s = min((s for s in (self._syncer.since_s, self._busy_since_s) if s), default=0.0)
             line.send(
                 "status",
@@ -286,6 +304,10 @@ class Writer:
                 bytes_written=self.journal.bytes_written,
                 commits=self._syncer.count,
                 commit_ms=round(self._syncer.last_ms, 3),
+                commit_ms_max=round(longest_ms, 3),
+                commit_us=self._syncer.total_us,
+                commit_bounds_s=BOUNDS_S,
+                commit_counts=self._syncer.counts,
                 syncing_since_s=round(time.monotonic() - since_s, 3) if since_s else None,
                 syncs_failed=self._failed_syncs,
                 batches_refused=self._refused,

@@ -9,9 +9,11 @@ import pytest
 
 from pipeline.config import Config
 from pipeline.status import Status
-from pipeline.supervisor.board import LAG_TICKS, RATE_S, ROLES_SHOWN, STALE_S, Board
+from pipeline.supervisor.board import RATE_S, ROLES_SHOWN, Board
 from pipeline.supervisor.children import Child
+from pipeline.supervisor.health import LAG_TICKS
 from pipeline.supervisor.policy import Restarts
+from pipeline.supervisor.rates import STALE_S
 from pipeline.supervisor.subscriptions import Subscriptions
 from pipeline.wire import Commit, Mark, StreamId
 
@@ -56,6 +58,10 @@ class Service:
             "spool_bytes": 0,
             "ticks_refused": 0,
             "rejects": 0,
+            "reconnects": 0,
+            "gaps": 0,
+            "lag_ms": 0.0,
+            "queue_depth": 0,
             "gap_open": False,
             "last_tick_time": None,
             "live_since": T0.isoformat(),
@@ -77,10 +83,14 @@ class Service:
             "bytes_written": 0,
             "commits": 0,
             "commit_ms": 1.5,
+            "commit_ms_max": 2.5,
+            "commit_us": 0,
+            "commit_bounds_s": [0.01, 0.1],
+            "commit_counts": [0, 0, 0],
             "syncing_since_s": None,
             "syncs_failed": 0,
             "batches_refused": 0,
-            "free_bytes": 1,
+            "free_bytes": 2**40,
         }
         self.board.hear(message | fields, self.now_s)
 
@@ -168,7 +178,7 @@ HISTORIES = {
     "the writer is behind": (
         lambda s: s.worker(1, ticks_pending=LAG_TICKS + 1),
         "degraded",
-        [f"{LAG_TICKS + 1} ticks are received and not yet durable"],
+        [f"{LAG_TICKS + 1} ticks are received and not yet durable, the oldest for 0.0 s"],
     ),
 }
 
@@ -258,13 +268,13 @@ def test_stored_is_what_has_become_durable_since_the_start():
     old, new, events = StreamId(1, 5), StreamId(1, 7), StreamId(0, 6)
     for boot, reached in (("a", {old: 40, events: 9}), ("a", {old: 43, new: 10}), ("b", {new: 64})):
         marks = {stream: Mark(seq, seq) for stream, seq in reached.items()}
-        service.board.hear_commit(Commit(boot, durable=marks, accepted=marks))
+        service.board.hear_commit(Commit(boot, durable=marks, accepted=marks), service.now_s)
     service.worker(1, epoch=new.epoch, ticks_received=70, ticks_pending=6)
     assert service.status().storage.ticks_stored == 67
     assert service.status().metrics.total_ticks_stored == 67
     assert service.board.totals() == (70, 67, 6)
     assert not service.board.all_stored
-    service.board.hear_commit(Commit("b", durable={new: Mark(70, 1)}, accepted={}))
+    service.board.hear_commit(Commit("b", durable={new: Mark(70, 1)}, accepted={}), service.now_s)
     assert service.board.all_stored
 
 

@@ -29,7 +29,7 @@ from pipeline.requests import (
     UnsubscribeParams,
 )
 from pipeline.role import Lock, endpoint
-from pipeline.status import Instrument
+from pipeline.status import InstrumentSubscription
 from pipeline.wire import CONTROL_SOCKET
 
 PARAMS: dict[str, type[BaseModel]] = {
@@ -443,7 +443,7 @@ def test_instruments_can_be_narrowed(service, mds):
     unticked = {"subscribed_at": "", "tick_count": 0, "last_price": None, "last_tick_time": None}
     service.returns(
         [
-            Instrument(
+            InstrumentSubscription(
                 instrument_token=token, connection_id=connection, mode=mode, mirrored=mirrored, **unticked
             ).model_dump()
             for token, connection, mode, mirrored in held

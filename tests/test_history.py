@@ -163,7 +163,7 @@ def test_what_was_logged_comes_back(tmp_path_factory, requests):
         else:
             log.history.refused(action, by, changed.instruments, reason, changed.mode)
     log.save(folder)
-    entries = logged(folder, THIS_RUN)
+    entries = logged(folder, THIS_RUN).requests
     assert entries == log.history.latest(KEPT_CHANGES)
 
 
@@ -179,7 +179,7 @@ def test_only_requests_are_read(tmp_path, log):
     log.lines.append(event_line(9))
     log.history.done("unsubscribe", "cli", Changed([5], {"1": 1}))
     log.save(tmp_path)
-    assert [entry.action for entry in logged(tmp_path, THIS_RUN)] == ["subscribe", "unsubscribe"]
+    assert [entry.action for entry in logged(tmp_path, THIS_RUN).requests] == ["subscribe", "unsubscribe"]
 
 
 def test_lines_that_are_none_of_ours_are_passed_over(tmp_path, log):
@@ -205,7 +205,7 @@ def test_lines_that_are_none_of_ours_are_passed_over(tmp_path, log):
     log.history.done("unsubscribe", "cli", Changed([5]))
     log.lines.append(whole.replace(b'"subscribe"', b'"unsubscribe"')[:-5])
     log.save(tmp_path)
-    assert [entry.action for entry in logged(tmp_path, THIS_RUN)] == ["subscribe", "unsubscribe"]
+    assert [entry.action for entry in logged(tmp_path, THIS_RUN).requests] == ["subscribe", "unsubscribe"]
 
 
 def test_what_this_run_has_logged_is_left_out(tmp_path, log):
@@ -214,8 +214,8 @@ def test_what_this_run_has_logged_is_left_out(tmp_path, log):
     fields = {name: value for name, value in orjson.loads(log.lines[0]).items() if name in HistoryEntry.model_fields}
     log.write("request", {**fields, "instruments": [2]}, epoch=THIS_RUN)
     log.save(tmp_path)
-    assert [entry.instruments for entry in logged(tmp_path, THIS_RUN)] == [[1]]
-    assert [entry.instruments for entry in logged(tmp_path, EPOCH)] == [[2]]
+    assert [entry.instruments for entry in logged(tmp_path, THIS_RUN).requests] == [[1]]
+    assert [entry.instruments for entry in logged(tmp_path, EPOCH).requests] == [[2]]
 
 
 def test_the_latest_files_are_read(tmp_path):
@@ -227,7 +227,7 @@ def test_the_latest_files_are_read(tmp_path):
         log.save(tmp_path)
         (tmp_path / tick_file_name(day)).write_bytes(tick_lines(1, 2) + log.lines[0])
     assert FILES_READ == 2
-    assert [entry.instruments for entry in logged(tmp_path, THIS_RUN)] == [[2], [3]]
+    assert [entry.instruments for entry in logged(tmp_path, THIS_RUN).requests] == [[2], [3]]
 
 
 def test_no_more_than_is_kept_comes_back(tmp_path, log):
@@ -235,7 +235,7 @@ def test_no_more_than_is_kept_comes_back(tmp_path, log):
     for token in range(1, KEPT_CHANGES + 6):
         log.history.done("subscribe", "cli", Changed([token]))
     log.save(tmp_path)
-    entries = logged(tmp_path, THIS_RUN)
+    entries = logged(tmp_path, THIS_RUN).requests
     assert len(entries) == KEPT_CHANGES
     assert (entries[0].instruments, entries[-1].instruments) == ([6], [KEPT_CHANGES + 5])
 
@@ -245,4 +245,4 @@ def test_without_a_log_there_is_no_history(tmp_path, lines):
     """Neither without a file, nor with an empty one."""
     if lines is not None:
         (tmp_path / event_file_name(DAY)).write_bytes(lines)
-    assert logged(tmp_path, THIS_RUN) == []
+    assert logged(tmp_path, THIS_RUN).requests == []

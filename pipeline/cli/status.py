@@ -14,7 +14,7 @@ from pipeline.cli.options import MODE, config_option, connection_option, json_op
 from pipeline.client import Client
 from pipeline.config import CONNECTIONS, Mode
 from pipeline.requests import KEPT_CHANGES, HistoryEntry, HistoryParams
-from pipeline.status import ConnectionStatus, Health, Instrument, Process, Storage
+from pipeline.status import ConnectionStatus, HealthResponse, InstrumentSubscription, Process, Storage
 
 WIDE_ONLY = ("mode", ">pid")  # the role tells the mode, the list of processes the pid
 MIRROR = CONNECTIONS[-1]  # records what it mirrors, as well
@@ -153,7 +153,7 @@ def _time(timestamp: str | None) -> str:
     return timestamp[11:23] if timestamp else "-"
 
 
-def _show_health(console: Console, answer: Health) -> None:
+def _show_health(console: Console, answer: HealthResponse) -> None:
     console.print(
         f"{_coloured(answer.status)}: {answer.total_subscribed_instruments} instruments, "
         f"{answer.ticks_per_second:,.0f} ticks/s, last tick {_time(answer.last_tick_time)}, "
@@ -188,12 +188,12 @@ def _show_connections(console: Console, answer: dict[str, ConnectionStatus]) -> 
     console.print(table)
 
 
-def _recorded_on(instrument: Instrument) -> tuple[int, ...]:
+def _recorded_on(instrument: InstrumentSubscription) -> tuple[int, ...]:
     """Return the connections that record it."""
     return (instrument.connection_id, MIRROR) if instrument.mirrored else (instrument.connection_id,)
 
 
-def _show_instruments(console: Console, answer: list[Instrument]) -> None:
+def _show_instruments(console: Console, answer: list[InstrumentSubscription]) -> None:
     table = tables.table(">token", "connection", "mode", ">ticks", ">last price", "last tick")
     for i in answer:
         price = "-" if i.last_price is None else f"{i.last_price:,.2f}"

@@ -1,35 +1,44 @@
 """What is known of the running service: fed by the processes' messages, read as the status models. No I/O."""
 
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from itertools import pairwise
 from typing import Any
 
 from pipeline.config import CONNECTIONS, Config
 from pipeline.events import SUPERVISOR_ID
 from pipeline.files import tick_file_name
-from pipeline.role import SIMULATOR, SUPERVISOR, WRITER, worker_role
+from pipeline.requests import FindParams
+from pipeline.role import HTTP, SIMULATOR, SUPERVISOR, WRITER, worker_role
 from pipeline.status import (
     ConnectionStatus,
-    Health,
-    Instrument,
+    Durations,
+    HealthResponse,
+    InstrumentPage,
+    InstrumentSubscription,
     Metrics,
+    Notice,
+    Overview,
     Process,
+    Series,
     Status,
     Storage,
 )
 from pipeline.supervisor.children import Child
-from pipeline.supervisor.subscriptions import MODES, ROLES, TERTIARY, Subscriptions
+from pipeline.supervisor.health import Facts, judge
+from pipeline.supervisor.rates import STALE_S, Rate, Tally
+from pipeline.supervisor.subscriptions import MODES, ROLES, TERTIARY, Subscription, Subscriptions
 from pipeline.wire import Commit, StreamId
 
 FRESH_S = 5.0  # a tick within so long: data is flowing
 RATE_S = 10.0
-STALE_S = 3.0  # a process that has said nothing for so long counts as not answering
-LAG_TICKS = 50_000  # received, not yet durable: the writer is behind
-NO_SPARE = ("down", "silent", "unauthorised", "rate_limited")  # states in which it could not take over
-ROLES_SHOWN = (SUPERVISOR, WRITER, *(worker_role(c) for c in CONNECTIONS), "http", SIMULATOR)
+NEVER_TICKED = 100  # so many are named
+SERIES_S = 300  # kept, one figure a second
+ROLES_SHOWN = (SUPERVISOR, WRITER, *(worker_role(c) for c in CONNECTIONS), HTTP, SIMULATOR)
+_TALLIED = ("ticks_refused", "rejects", "reconnects", "gaps")
 
 
 @dataclass
@@ -40,7 +49,8 @@ class _Connection:
     heard_s: float = 0.0  # monotonic
     counted_before: int = 0
     epoch: int | None = None
-    samples: deque[tuple[float, int]] = field(default_factory=lambda: deque(maxlen=64))  # (monotonic s, ticks)
+    rate: Rate = field(default_factory=Rate)
+    tally: Tally = field(default_factory=Tally)
     last_tick_time: str | None = None
     epochs: set[int] = field(default_factory=set)  # of which tick_count counts all ticks
 
@@ -57,11 +67,49 @@ class _Connection:
             return self.counted_before + int(message["previous_last_seq"])
         return self.tick_count
 
-    def rate(self, now_s: float) -> float:
-        recent = [sample for sample in self.samples if sample[0] >= now_s - RATE_S]
-        if len(recent) < 2 or recent[-1][0] <= recent[0][0]:
-            return 0.0
-        return round((recent[-1][1] - recent[0][1]) / (recent[-1][0] - recent[0][0]), 1)
+    def hear(self, message: Mapping[str, Any], now_s: float) -> None:
+        if message["epoch"] != self.epoch:
+            self.counted_before = self.counted_until(message)
+            self.epoch = message["epoch"]
+        self.epochs.add(message["epoch"])
+        self.message, self.heard_s = message, now_s
+        self.last_tick_time = message["last_tick_time"] or self.last_tick_time
+        self.rate.hear(now_s, self.tick_count)
+        self.tally.hear(message["epoch"], {name: message[name] for name in _TALLIED})
+
+
+@dataclass
+class _Writer:
+    """What the writer has said, and the counts of those before it."""
+
+    message: Mapping[str, Any] = field(default_factory=dict)
+    heard_s: float = 0.0
+    tally: Tally = field(default_factory=Tally)
+    bytes_rate: Rate = field(default_factory=Rate)
+    commit_rate: Rate = field(default_factory=Rate)
+    longest: deque[tuple[float, float]] = field(default_factory=deque)  # (monotonic s, ms) of the last ten seconds
+
+    def hear(self, message: Mapping[str, Any], now_s: float) -> None:
+        self.message, self.heard_s = message, now_s
+        names = ("bytes_written", "commits", "syncs_failed", "batches_refused", "commit_us")
+        buckets = {f"<={place}": count for place, count in enumerate(message["commit_counts"])}
+        self.tally.hear(message["pid"], {name: message[name] for name in names} | buckets)
+        self.bytes_rate.hear(now_s, self.tally["bytes_written"])
+        self.commit_rate.hear(now_s, self.tally["commits"])
+        self.longest.append((now_s, message["commit_ms_max"]))
+        while self.longest[0][0] < now_s - RATE_S:
+            self.longest.popleft()
+
+    def longest_ms(self, span_s: float, now_s: float) -> float:
+        """Return how long the longest sync of the last seconds took."""
+        return max((ms for heard_s, ms in self.longest if heard_s > now_s - span_s), default=0.0)
+
+    @property
+    def durations(self) -> Durations:
+        """How long syncs took."""
+        bounds = self.message.get("commit_bounds_s", [])
+        counts = [self.tally[f"<={place}"] for place in range(len(bounds) + 1)]
+        return Durations(bounds_s=bounds, counts=counts, sum_s=self.tally["commit_us"] / 1e6)
 
 
 class Board:
@@ -73,27 +121,25 @@ class Board:
         self._clock = clock
         self._started = clock()
         self._connections = {c: _Connection() for c in CONNECTIONS}
-        self._writer: Mapping[str, Any] = {}
-        self._writer_heard_s = 0.0
+        self._writer = _Writer()
+        self._http: Mapping[str, Any] = {}
         self._durable: dict[StreamId, tuple[int, int]] = {}  # the seq of each stream, at first and now
+        self._committed_s: float | None = None  # when something was last known to be committed, or nothing to wait
+        self._series: deque[tuple[float, dict[int, int], float, float]] = deque(maxlen=SERIES_S + 1)
 
     def hear(self, message: Mapping[str, Any], now_s: float) -> None:
         """Take in a status or digest message of a process."""
         role = message["role"]
         if role == WRITER:
-            self._writer, self._writer_heard_s = message, now_s
-            return
-        connection = self._connections[message["connection_id"]]
-        if message["type"] == "digest":
+            self._writer.hear(message, now_s)
+        elif role == HTTP:
+            self._http = message
+        elif message["type"] == "digest":
             self._subscriptions.hear(message["ticks"])
-            return
-        if message["epoch"] != connection.epoch:
-            connection.counted_before = connection.counted_until(message)
-            connection.epoch = message["epoch"]
-        connection.epochs.add(message["epoch"])
-        connection.message, connection.heard_s = message, now_s
-        connection.last_tick_time = message["last_tick_time"] or connection.last_tick_time
-        connection.samples.append((now_s, connection.tick_count))
+        else:
+            self._connections[message["connection_id"]].hear(message, now_s)
+            if not self._pending:
+                self._committed_s = now_s
 
     def view(
         self,
@@ -107,12 +153,20 @@ class Board:
         """Return what is known at this moment; `unsaved` is why the subscriptions are not on disk, if they are not."""
         return View(self, children, own_pid, now_s, subscription_requests=subscription_requests, unsaved=unsaved)
 
-    def hear_commit(self, commit: Commit) -> None:
+    def hear_commit(self, commit: Commit, now_s: float) -> None:
         """Take note of what has become durable."""
         for stream, mark in commit.durable.items():
             if stream.connection_id != SUPERVISOR_ID:
-                first, _ = self._durable.get(stream, (mark.seq, 0))
+                first, before = self._durable.get(stream, (mark.seq, 0))
                 self._durable[stream] = (first, mark.seq)
+                if mark.seq != before:
+                    self._committed_s = now_s
+
+    def sample(self, now_s: float) -> None:
+        """Keep the figures of this second for `series`; to be called once a second."""
+        counts = {c: known.tick_count for c, known in self._connections.items()}
+        lag_ms = max(self._lag_ms(known, now_s) for known in self._connections.values())
+        self._series.append((now_s, counts, self._writer.longest_ms(1.0, now_s), lag_ms))
 
     @property
     def all_stored(self) -> bool:
@@ -126,8 +180,11 @@ class Board:
     def totals(self) -> tuple[int, int, int]:
         """Return the ticks received, stored, and still spooled."""
         received = sum(connection.tick_count for connection in self._connections.values())
-        pending = sum(connection.message.get("ticks_pending", 0) for connection in self._connections.values())
-        return received, self._stored, pending
+        return received, self._stored, self._pending
+
+    @property
+    def _pending(self) -> int:
+        return sum(connection.message.get("ticks_pending", 0) for connection in self._connections.values())
 
     @property
     def _stored(self) -> int:
@@ -135,6 +192,26 @@ class Board:
         return sum(
             now - (0 if stream.epoch in self._connections[stream.connection_id].epochs else first)
             for stream, (first, now) in self._durable.items()
+        )
+
+    def _lag_ms(self, known: _Connection, now_s: float) -> float:
+        """Return since when the oldest tick waits to be durable: what was said, and the time since then."""
+        said: float = known.message.get("lag_ms", 0.0)
+        late_ms = max(now_s - known.heard_s - STALE_S, 0.0) * 1000
+        return round(said + late_ms, 1) if said else 0.0
+
+    def series(self) -> Series:
+        """Return the figures of the last minutes."""
+        kept = list(self._series)
+        steps = list(pairwise(kept))
+        return Series(
+            timestamp=self._clock().isoformat(timespec="microseconds"),
+            ticks_per_second={
+                str(c): [round((b[1][c] - a[1][c]) / (b[0] - a[0]), 1) if b[0] > a[0] else 0.0 for a, b in steps]
+                for c in CONNECTIONS
+            },
+            commit_ms=[b[2] for _, b in steps],
+            lag_ms=[b[3] for _, b in steps],
         )
 
     def state(self, connection_id: int, child: Child | None, now_s: float) -> tuple[str, str]:
@@ -171,37 +248,54 @@ class Board:
             subscribed_instruments=instruments,
             confirmed_instruments=message.get("confirmed", 0) if is_live else 0,
             tick_count=known.tick_count,
-            tick_rate=known.rate(now_s),
+            tick_rate=known.rate.over(RATE_S, now_s),
+            tick_rate_1s=known.rate.over(1.0, now_s),
+            tick_rate_60s=known.rate.over(60.0, now_s),
             last_tick_time=known.last_tick_time,
+            tick_age_s=_age_s(known.last_tick_time, self._clock()),
             start_time=message.get("live_since") if is_live else None,
             capacity_remaining=self._subscriptions.available(connection_id),
             pid=child.pid if child else None,
             epoch=known.epoch,
             ticks_pending=message.get("ticks_pending", 0),
-            ticks_refused=message.get("ticks_refused", 0),
-            rejects=message.get("rejects", 0),
-            spool_bytes=message.get("spool_bytes", 0),
+            lag_ms=self._lag_ms(known, now_s),
+            queue_depth=message.get("queue_depth", 0),
+            ticks_refused=known.tally["ticks_refused"],
+            rejects=known.tally["rejects"],
+            reconnects=known.tally["reconnects"],
+            restarts=child.restarts.count if child else 0,
+            gaps=known.tally["gaps"],
             gap_open=message.get("gap_open", False),
+            spool_bytes=message.get("spool_bytes", 0),
         )
 
-    def storage(self, children: Mapping[str, Child]) -> Storage:
+    def storage(self, children: Mapping[str, Child], now_s: float) -> Storage:
         """Return what the writer does."""
-        message = self._writer
+        message, tally = self._writer.message, self._writer.tally
         child = children.get(WRITER)
+        free_bytes = message.get("free_bytes", 0)
+        reserve_bytes = self._config.storage.reserve_mb * 2**20
+        growth = self._writer.bytes_rate.over(60.0, now_s)
         return Storage(
             state=_writer_state(message, child),
             reason=message.get("reason", ""),
             data_dir=str(self._config.storage.data_dir),
             current_file=tick_file_name(self._clock().date()),
             ticks_stored=self._stored,
-            bytes_written=message.get("bytes_written", 0),
+            bytes_written=tally["bytes_written"],
+            bytes_per_second=self._writer.bytes_rate.over(RATE_S, now_s),
             spool_bytes=sum(c.message.get("spool_bytes", 0) for c in self._connections.values()),
-            commits=message.get("commits", 0),
+            commits=tally["commits"],
+            commits_per_second=self._writer.commit_rate.over(RATE_S, now_s),
             commit_ms=message.get("commit_ms", 0.0),
+            commit_ms_max=self._writer.longest_ms(RATE_S, now_s),
+            commit_durations=self._writer.durations,
             syncing_since_s=message.get("syncing_since_s"),
-            syncs_failed=message.get("syncs_failed", 0),
-            batches_refused=message.get("batches_refused", 0),
-            free_bytes=message.get("free_bytes", 0),
+            syncs_failed=tally["syncs_failed"],
+            batches_refused=tally["batches_refused"],
+            free_bytes=free_bytes,
+            reserve_bytes=reserve_bytes,
+            hours_until_full=round(max(free_bytes - reserve_bytes, 0) / growth / 3600, 2) if growth else None,
         )
 
     def health(
@@ -211,51 +305,28 @@ class Board:
         processes: Mapping[str, Process],
         now_s: float,
         unsaved: str = "",
-    ) -> Health:
+    ) -> HealthResponse:
         """Tell whether everything is being recorded, and if not, why."""
         now = self._clock()
-        uncovered = self._uncovered(connections)
-        reasons = [
-            f"connection {c.connection_id} ({c.role}) is {c.state}{f', {c.reason}' if c.reason else ''}: "
-            f"{uncovered[c.connection_id]} instruments uncovered"
-            for c in connections.values()
-            if c.connection_id in uncovered
-        ]
-        reasons += [
-            f"connection {c.connection_id} ({c.role}) is live, and a gap is open: ticks are being missed"
-            for c in connections.values()
-            if c.active and c.gap_open
-        ]
-        writer_silent = now_s - self._writer_heard_s > STALE_S
-        if storage.state == "paused":
-            reasons.append(f"the writer is not storing: {storage.reason}")
-        elif storage.state != "recording" or writer_silent:
-            reasons.append(
-                f"the writer is {storage.state}" if storage.state != "recording" else "the writer does not answer"
+        state, reasons = judge(
+            Facts(
+                connections=connections,
+                storage=storage,
+                processes=processes,
+                uncovered=self.uncovered(connections),
+                failed_over=frozenset(self._subscriptions.failed_over),
+                writer_answers=now_s - self._writer.heard_s <= STALE_S,
+                uncommitted_s=now_s - self._committed_s if self._pending and self._committed_s is not None else 0.0,
+                unsaved=unsaved,
             )
-        elif (storage.syncing_since_s or 0) > STALE_S:
-            how_long = f"has not answered for {storage.syncing_since_s:.0f} s"
-            reasons.append(f"the disk of {storage.data_dir} {how_long}: nothing is committed")
-        is_down = bool(reasons)
-        pending = sum(c.ticks_pending for c in connections.values())
-        if pending > LAG_TICKS:
-            reasons.append(f"{pending} ticks are received and not yet durable")
-        reasons += [f"{name} is {p.state}" for name, p in processes.items() if p.state in ("restarting", "failed")]
-        if unsaved:
-            reasons.append(f"the subscriptions are not saved ({unsaved}): the next start would go on with older ones")
-        spare = connections[str(TERTIARY)]
-        if spare.state in NO_SPARE and TERTIARY not in uncovered and _runs(processes[worker_role(TERTIARY)]):
-            reasons.append(f"there is no spare: connection 3 (tertiary) is {spare.state}, {spare.reason}")
-        reasons += [
-            f"connection {c} has failed over, others record its instruments"
-            for c in sorted(self._subscriptions.failed_over)
-        ]
+        )
+        never = [token for token, known in self._subscriptions.all.items() if not known.tick_count]
         last_ticks = [c.last_tick_time for c in connections.values() if c.last_tick_time]
         last_tick_time = max(last_ticks, default=None)
-        age_s = (now - datetime.fromisoformat(last_tick_time)).total_seconds() if last_tick_time else None
+        age_s = _age_s(last_tick_time, now)
         active = sum(c.active for c in connections.values())
-        return Health(
-            status="down" if is_down else "degraded" if reasons else "healthy",
+        return HealthResponse(
+            status=state,
             reasons=reasons,
             timestamp=now.isoformat(timespec="microseconds"),
             service_start_time=self._started.isoformat(timespec="microseconds"),
@@ -263,34 +334,82 @@ class Board:
             active_connections=active,
             total_connections=self._config.kite.max_connections,
             total_subscribed_instruments=len(self._subscriptions.all),
+            never_ticked=len(never),
+            never_ticked_instruments=never[:NEVER_TICKED],
             kite_connected=active > 0,
             last_tick_time=last_tick_time,
+            tick_age_s=age_s,
             data_fresh=age_s is not None and age_s < FRESH_S,
             ticks_per_second=round(sum(c.tick_rate for c in connections.values()), 1),
         )
 
     def metrics(
-        self, connections: Mapping[str, ConnectionStatus], storage: Storage, subscription_requests: int
+        self,
+        connections: Mapping[str, ConnectionStatus],
+        storage: Storage,
+        processes: Mapping[str, Process],
+        subscription_requests: int,
     ) -> Metrics:
         """Return counts and rates."""
-        received = sum(c.tick_count for c in connections.values())
+        all_of = connections.values()
+        received = sum(c.tick_count for c in all_of)
         uptime_s = self._uptime_s()
         return Metrics(
             timestamp=self._clock().isoformat(timespec="microseconds"),
             uptime_seconds=uptime_s,
             total_ticks_received=received,
             total_ticks_stored=storage.ticks_stored,
-            total_ticks_pending=sum(c.ticks_pending for c in connections.values()),
+            total_ticks_pending=sum(c.ticks_pending for c in all_of),
+            lag_ms=max(c.lag_ms for c in all_of),
+            queue_depth=sum(c.queue_depth for c in all_of),
+            spool_bytes=storage.spool_bytes,
             average_tick_rate=round(received / uptime_s, 1) if uptime_s else 0.0,
-            ticks_per_second=round(sum(c.tick_rate for c in connections.values()), 1),
+            ticks_per_second=round(sum(c.tick_rate for c in all_of), 1),
+            ticks_per_second_1s=round(sum(c.tick_rate_1s for c in all_of), 1),
+            ticks_per_second_60s=round(sum(c.tick_rate_60s for c in all_of), 1),
             ticks_by_connection={name: c.tick_count for name, c in connections.items()},
+            commits_per_second=storage.commits_per_second,
+            ticks_refused=sum(c.ticks_refused for c in all_of),
+            rejects=sum(c.rejects for c in all_of),
+            reconnects=sum(c.reconnects for c in all_of),
+            restarts=sum(process.restarts for process in processes.values()),
+            gaps=sum(c.gaps for c in all_of),
             subscription_requests=subscription_requests,
         )
 
-    def instruments(self) -> list[Instrument]:
+    def instruments(self) -> list[InstrumentSubscription]:
         """Return the subscribed instruments."""
+        return self._described(self._subscriptions.all.items())
+
+    def instrument(self, token: int) -> InstrumentSubscription | None:
+        """Return one subscribed instrument, None if it is not subscribed."""
+        known = self._subscriptions.all.get(token)
+        return self._described([(token, known)])[0] if known else None
+
+    def find(self, wanted: FindParams) -> InstrumentPage:
+        """Return a page of the instruments that fulfil all that is asked for."""
+        now = self._clock()
+        found = [
+            (token, known)
+            for token, known in self._subscriptions.all.items()
+            if (wanted.mode is None or known.mode == wanted.mode)
+            and (wanted.search is None or wanted.search in str(token))
+            and (wanted.connection_id is None or wanted.connection_id in self._recorded_on(token))
+            and (wanted.stale is None or wanted.stale == _is_stale(known, now, wanted.stale_s))
+        ]
+        page = found[wanted.offset : wanted.offset + wanted.limit]
+        return InstrumentPage(
+            total=len(found), offset=wanted.offset, limit=wanted.limit, instruments=self._described(page)
+        )
+
+    def _recorded_on(self, token: int) -> tuple[int | None, ...]:
+        mirror = (TERTIARY,) if self._subscriptions.is_mirrored(token) else ()
+        return (self._subscriptions.carrier(token), *mirror)
+
+    def _described(self, found: Iterable[tuple[int, Subscription]]) -> list[InstrumentSubscription]:
+        now = self._clock()
         return [
-            Instrument(
+            InstrumentSubscription.model_construct(  # thousands of them, of values that need no check
                 instrument_token=token,
                 connection_id=self._subscriptions.carrier(token) or known.connection_id,
                 mode=known.mode,
@@ -299,19 +418,14 @@ class Board:
                 tick_count=known.tick_count,
                 last_price=known.last_price,
                 last_tick_time=known.last_tick_time,
+                tick_age_s=_age_s(known.last_tick_time, now),
             )
-            for token, known in self._subscriptions.all.items()
+            for token, known in found
         ]
 
-    def _uncovered(self, connections: Mapping[str, ConnectionStatus]) -> dict[int, int]:
+    def uncovered(self, connections: Mapping[str, ConnectionStatus]) -> dict[int, int]:
         """Return how many instruments of each connection no live one has."""
-        live = {c.connection_id for c in connections.values() if c.active}
-        counts = {
-            c: sum(live.isdisjoint(self._subscriptions.holders(token)) for token in self._subscriptions.of(c))
-            for c in CONNECTIONS
-            if c not in live
-        }
-        return {c: count for c, count in counts.items() if count}
+        return self._subscriptions.uncovered({c.connection_id for c in connections.values() if c.active})
 
     def process(self, name: str, children: Mapping[str, Child], own_pid: int) -> Process:
         """Return what is known of a process."""
@@ -320,7 +434,9 @@ class Board:
         child = children.get(name)
         if child is None:
             return Process(pid=None, state="off", restarts=0)
-        return Process(pid=child.pid, state=child.state, restarts=child.restarts.count)
+        is_running = child.state == "running" and name == HTTP and self._http.get("pid") == child.pid
+        state = self._http["state"] if is_running else child.state
+        return Process(pid=child.pid, state=state, restarts=child.restarts.count)
 
     def _uptime_s(self) -> float:
         return round((self._clock() - self._started).total_seconds(), 2)
@@ -358,8 +474,19 @@ class View:
             processes=self.processes,
         )
 
+    def overview(self, notices: list[Notice]) -> Overview:
+        """Return everything but the instruments."""
+        return Overview(
+            health=self.health,
+            connections=self.connections,
+            storage=self.storage,
+            metrics=self.metrics,
+            processes=self.processes,
+            notices=notices,
+        )
+
     @cached_property
-    def health(self) -> Health:
+    def health(self) -> HealthResponse:
         """Is it recording."""
         return self._board.health(self.connections, self.storage, self.processes, self._now_s, self._unsaved)
 
@@ -368,29 +495,40 @@ class View:
         """The three connections."""
         return {str(c): self._board.connection(c, self._children, self._now_s) for c in CONNECTIONS}
 
-    @property
-    def instruments(self) -> list[Instrument]:
+    @cached_property
+    def instruments(self) -> list[InstrumentSubscription]:
         """The subscribed instruments."""
         return self._board.instruments()
 
     @cached_property
     def storage(self) -> Storage:
         """What the writer does."""
-        return self._board.storage(self._children)
+        return self._board.storage(self._children, self._now_s)
 
-    @property
+    @cached_property
     def metrics(self) -> Metrics:
         """Counts and rates."""
-        return self._board.metrics(self.connections, self.storage, self._subscription_requests)
+        return self._board.metrics(self.connections, self.storage, self.processes, self._subscription_requests)
 
     @cached_property
     def processes(self) -> dict[str, Process]:
         """All processes."""
         return {name: self._board.process(name, self._children, self._own_pid) for name in ROLES_SHOWN}
 
+    @cached_property
+    def gaps(self) -> Counter[int]:
+        """What is being missed now: how many instruments of which connection."""
+        open_ones = {c.connection_id: c.subscribed_instruments for c in self.connections.values() if c.gap_open}
+        return Counter(open_ones | self._board.uncovered(self.connections))
 
-def _runs(process: Process) -> bool:
-    return process.state == "running"
+
+def _age_s(time: str | None, now: datetime) -> float | None:
+    return round(max((now - datetime.fromisoformat(time)).total_seconds(), 0.0), 3) if time else None
+
+
+def _is_stale(known: Subscription, now: datetime, stale_s: float) -> bool:
+    age_s = _age_s(known.last_tick_time, now)
+    return age_s is None or age_s > stale_s
 
 
 def _writer_state(message: Mapping[str, Any], child: Child | None) -> str:

@@ -4,7 +4,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -16,6 +16,7 @@ from pipeline.supervisor.subscriptions import Changed
 EVENT = "request"
 KEPT_TOKENS = 200_000  # of all changes together
 KEPT_REFUSED = 100  # tokens of a request that changed nothing
+KEPT_EVENTS = 200
 FILES_READ = 2  # today's, and the one before
 _MARK = b'"event":"request"'
 _FIELDS = tuple(HistoryEntry.model_fields)
@@ -73,14 +74,33 @@ class History:
         self._forget()
 
 
-def logged(data_dir: Path, but_epoch: int) -> list[HistoryEntry]:
-    """Return the changes that the latest event files tell of, oldest first, those of one epoch left out."""
+class Logged(NamedTuple):
+    """What the event log tells of earlier runs, oldest first."""
+
+    requests: list[HistoryEntry]
+    events: list[dict[str, Any]]
+
+
+def logged(data_dir: Path, but_epoch: int) -> Logged:
+    """Return the changes and the last events that the latest event files tell of, those of one epoch left out."""
     entries: deque[HistoryEntry] = deque(maxlen=KEPT_CHANGES)
+    last: deque[bytes] = deque(maxlen=KEPT_EVENTS)
     for path in event_files(data_dir)[-FILES_READ:]:
         for block in read_blocks(path, path.stat().st_size):
             if isinstance(block, Block):
                 entries.extend(_entries((line for line in block.lines if _MARK in line), but_epoch))
-    return list(entries)
+                last.extend(block.lines)
+    return Logged(list(entries), list(_events(last, but_epoch)))
+
+
+def _events(lines: Iterable[bytes], but_epoch: int) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        try:
+            event = orjson.loads(line)
+            if event["epoch"] != but_epoch and isinstance(event["event"], str) and event["source"]:
+                yield event
+        except (ValueError, TypeError, KeyError):
+            continue
 
 
 def _entries(lines: Iterable[bytes], but_epoch: int) -> Iterator[HistoryEntry]:

@@ -134,6 +134,19 @@ class Subscriptions:
             *(c for c, leaving in self.leaving.items() if token in leaving),
         }
 
+    def uncovered(self, live: Collection[int]) -> dict[int, int]:
+        """Return how many instruments of each other connection none of the `live` ones has on the wire."""
+        counts = {}
+        for connection_id in CONNECTIONS:
+            if connection_id not in live:
+                tokens = set(self.of(connection_id))
+                for other in live:
+                    tokens.difference_update(self.leaving[other])
+                    if self.mirroring:
+                        tokens -= self._on_wire[other].keys() & self._homes[PRIMARY].keys()
+                counts[connection_id] = len(tokens)
+        return {c: count for c, count in counts.items() if count}
+
     def of(self, connection_id: int) -> Instruments:
         """Return what this connection has to record."""
         return dict(islice(self._assigned(connection_id), MAX_INSTRUMENTS))
@@ -195,7 +208,7 @@ class Subscriptions:
         unique, repeats = _once(tokens)
         unknown = [token for token in unique if token not in self.all]
         if unknown and not ignore_unknown:
-            raise _not_subscribed(unknown, "leave them out, or pass over them with: mds unsubscribe --ignore-unknown")
+            raise not_subscribed(unknown, "leave them out, or pass over them with: mds unsubscribe --ignore-unknown")
         known = [token for token in unique if token in self.all]
         connections = self._homes_of(known)
         with self._moving(known):
@@ -215,7 +228,7 @@ class Subscriptions:
         unique, repeats = _once(tokens)
         unknown = [token for token in unique if token not in self.all]
         if unknown and not subscribe_unknown:
-            raise _not_subscribed(unknown, f"leave them out, or subscribe them with: mds subscribe --mode {mode}")
+            raise not_subscribed(unknown, f"leave them out, or subscribe them with: mds subscribe --mode {mode}")
         target = self.connection_for(mode)
         arriving = [t for t in unique if t in self.all and self.all[t].connection_id != target]
         room = self.available(target) - len(unknown)
@@ -537,7 +550,8 @@ class Subscriptions:
         )
 
 
-def _not_subscribed(tokens: Sequence[int], way_out: str) -> NotSubscribedError:
+def not_subscribed(tokens: Sequence[int], way_out: str) -> NotSubscribedError:
+    """Return the refusal of a request for instruments that are not subscribed."""
     shown = ", ".join(map(str, tokens[:SHOWN_TOKENS]))
     return NotSubscribedError(
         f"not subscribed: {shown}{_more(tokens)}; nothing was changed, {way_out}", {"unknown": list(tokens)}

@@ -11,7 +11,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -23,16 +23,19 @@ from pydantic import SecretStr
 from pipeline import __version__, role
 from pipeline.config import CONNECTIONS, Config
 from pipeline.credentials import TokenFile
-from pipeline.days import Calendar
+from pipeline.days import NS_PER_MS, Calendar
 from pipeline.epoch import epochs_held
 from pipeline.errors import AlreadyRunningError
 from pipeline.events import SUPERVISOR_ID
 from pipeline.files import SERVICE_LOCK, WRITER_LOCK
 from pipeline.log import hide
+from pipeline.notices import describe
 from pipeline.outbox import Loss
 from pipeline.records import Record
-from pipeline.requests import NoParams, Restarted, RestartParams
+from pipeline.requests import FindParams, InstrumentParams, NoParams, OverviewParams, Restarted, RestartParams
+from pipeline.status import InstrumentSubscription, Overview
 from pipeline.supervisor.board import Board, View
+from pipeline.supervisor.bulletin import Bulletin
 from pipeline.supervisor.children import WORKER_MODULE, Child, Children
 from pipeline.supervisor.control import Method, answer
 from pipeline.supervisor.desk import Desk
@@ -41,7 +44,7 @@ from pipeline.supervisor.history import History, logged
 from pipeline.supervisor.orders import Orders
 from pipeline.supervisor.resume import last_saved, subscribe
 from pipeline.supervisor.saved import FILE_NAME, SavedFile, on_wire, relieved, snapshot
-from pipeline.supervisor.subscriptions import Subscriptions
+from pipeline.supervisor.subscriptions import Subscriptions, not_subscribed
 from pipeline.uplink import Uplink
 from pipeline.wire import COMMANDS_SOCKET, CONTROL_SOCKET, STATUS_SOCKET
 
@@ -81,6 +84,9 @@ class Supervisor:
         self._background: set[asyncio.Task[None]] = set()
         self._misheard = 0
         self._stop = asyncio.Event()
+        self._bulletin = Bulletin(time.time_ns() // NS_PER_MS)
+        self._health = "starting"  # as the event log knows it
+        self._sample_due_s = 0.0
 
     def lock(self) -> None:
         """Claim run folder and data folder. Raises AlreadyRunningError, or ConfigError where they are not usable."""
@@ -141,7 +147,8 @@ class Supervisor:
             context,
             encode=_no_ticks,
             on_loss=_no_losses,
-            on_commit=self._board.hear_commit,
+            on_commit=lambda commit: self._board.hear_commit(commit, time.monotonic()),
+            on_event=self._tell,
         )
         self._children = Children(self._config, self._child_changed)
         self._log_event("service_started", {"version": __version__, "simulated": self._simulate})
@@ -203,7 +210,8 @@ class Supervisor:
         """Save what is subscribed, and learn what was asked for before this run."""
         await self._saved.save()
         earlier = await asyncio.to_thread(logged, self._config.storage.data_dir, self._uplink.epoch)
-        self._history.recall(earlier)
+        self._history.recall(earlier.requests)
+        self._bulletin.recall(earlier.events)
 
     def _add_simulator(self) -> None:
         simulator = self._config.simulator
@@ -247,6 +255,11 @@ class Supervisor:
         self._uplink.log_event(event, {"connection_id": SUPERVISOR_ID, **fields}, now_ns)
         return self._uplink.calendar.timestamp(now_ns)
 
+    def _tell(self, event: str, timestamp: str, fields: Mapping[str, Any]) -> None:
+        told = describe(event, fields)
+        if told is not None:
+            self._bulletin.tell(event, role.SUPERVISOR, timestamp, told)
+
     async def _read_status(self, status: zmq.asyncio.Socket) -> None:
         while True:
             data = await status.recv()
@@ -261,11 +274,15 @@ class Supervisor:
         if message["type"] == "log":
             children_log.info("%s", message["line"])
             return
+        if message["type"] == "event":
+            told = (message["text"], message["details"])
+            self._bulletin.tell(message["event"], message["role"], message["timestamp"], told)
+            return
         child = self._children.all.get(message["role"])
         if child is None or child.pid not in (None, message["pid"]):
             return  # the last words of a process that has been replaced; without a successor they count
         if message["type"] != "starting":
-            self._board.hear(message, time.monotonic())
+            self._board.hear(message, message["sent_s"])
         if message["type"] == "status" and "connection_id" in message:
             self._desk.hear(message)
         self._guard.hear_status(message)
@@ -279,8 +296,19 @@ class Supervisor:
                 hide(token)
                 self._config = self._config.model_copy(update={"access_token": SecretStr(token)})
                 self._children.use(self._config)
+            self._look(time.monotonic())
             await asyncio.sleep(CHECK_S)
         await asyncio.Event().wait()  # what ends now is meant to
+
+    def _look(self, now_s: float) -> None:
+        """Keep the figures of the second, and write down when it goes better or worse."""
+        if now_s >= self._sample_due_s:
+            self._sample_due_s = now_s + 1.0
+            self._board.sample(now_s)
+        health = self._view().health
+        if health.status != self._health:
+            was, self._health = self._health, health.status
+            self._log_event("health", {"status": health.status, "was": was, "reasons": health.reasons})
 
     async def _renew(self) -> None:
         """Restart what was adopted from another version or configuration, one at a time."""
@@ -345,10 +373,23 @@ class Supervisor:
             self._stop.set()
             return {"ending": True}
 
+        def overview(params: OverviewParams) -> Overview:
+            return self._view().overview(self._bulletin.after(params.after))
+
+        def instrument(params: InstrumentParams) -> InstrumentSubscription:
+            found = self._board.instrument(params.token)
+            if found is None:
+                raise not_subscribed([params.token], "mds instruments lists what is")
+            return found
+
         parts = ("status", "health", "connections", "instruments", "storage", "metrics", "processes")
         return {
             **self._desk.methods,
             **{name: part(name) for name in parts},
+            "overview": Method(OverviewParams, overview),
+            "series": Method(NoParams, lambda _: self._board.series()),
+            "find_instruments": Method(FindParams, self._board.find),
+            "instrument": Method(InstrumentParams, instrument),
             "restart": Method(RestartParams, restart),
             "shutdown": Method(NoParams, shutdown),
         }

@@ -48,6 +48,7 @@ class Service:
             "KITE_ACCESS_TOKEN": "made-up-token",
             "XDG_CONFIG_HOME": str(folder / "config"),
             "MDS_RUNTIME__RUN_DIR": str(self.run_dir),
+            **({} if "http" in settings else {"MDS_HTTP__LISTEN": ""}),  # many of them run side by side
         }
 
     # Running.
