@@ -440,7 +440,7 @@ def test_history(service, mds):
 def test_instruments_can_be_narrowed(service, mds):
     """`--mode` and `--connection` leave out the others; what is mirrored is on two connections."""
     held = [(1, 1, "ltp", False), (2, 1, "full", True), (3, 2, "full", False)]
-    unticked = {"subscribed_at": "", "tick_count": 0, "last_price": None, "last_tick_time": None}
+    unticked = {"subscribed_at": "", "tick_count": 0, "last_price": None, "last_tick_time": None, "tick_age_s": None}
     service.returns(
         [
             InstrumentSubscription(
