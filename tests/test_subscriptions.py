@@ -438,6 +438,21 @@ def test_a_spare_that_is_no_good_carries_only_what_nobody_else_can():
     assert subscriptions.failed_over == set()
 
 
+@pytest.mark.usefixtures("small")
+def test_what_goes_home_and_finds_room_elsewhere_at_once_keeps_its_old_place():
+    """In one and the same move: who is not yet covered at the new place stays on the wire at home."""
+    subscriptions = Subscriptions(3)
+    subscriptions.subscribe([11, 12], "full", NOW)
+    subscriptions.subscribe([1, 2, 3, 4, 5], "quote", NOW, 3)
+    subscriptions.failover(2)
+    cover(subscriptions, 1)
+    subscriptions.failback()
+    subscriptions.failover(3)
+    subscriptions.failover(2)
+    assert set().union(*wanted(subscriptions)) == {1, 2, 3, 4, 5, 11, 12}
+    assert wanted(subscriptions)[2] == {1, 2, 3, 4, 5}
+
+
 def test_new_instruments_of_a_home_that_has_failed_over_go_to_the_spare():
     """They are carried from the start, and come home with the others."""
     subscriptions = Subscriptions(3)

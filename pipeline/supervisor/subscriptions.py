@@ -440,7 +440,7 @@ class Subscriptions:
         """Keep those of `tokens` that get a new place in their old one for now, if they are on the wire there."""
         watched = list(self.all if self.failed_over else tokens)  # others may have to make room for carried ones
         before = {token: was for token in watched if (was := self.carrier(token))}
-        on_wire = on_wire or {was: self.wanted(was) for was in set(before.values())}
+        on_wire = on_wire or {c: self.wanted(c) for c in CONNECTIONS}  # what goes back home may move again below
         under_way = self._under_way() - self._recalled
         yield
         self._assign_carriers()
