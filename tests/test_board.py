@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
 
+import orjson
 import pytest
 
 from pipeline.config import Config
@@ -100,7 +101,8 @@ class Service:
         self.writer()
 
     def status(self) -> Status:
-        return self.board.view(self.children, 9, self.now_s).status
+        status = self.board.view(self.children, 9, self.now_s).status
+        return Status.model_validate_json(orjson.dumps(status, default=lambda model: model.model_dump()))
 
 
 def test_before_anyone_has_spoken():

@@ -17,14 +17,11 @@ from pipeline.status import (
     ConnectionStatus,
     Durations,
     HealthResponse,
-    InstrumentPage,
-    InstrumentSubscription,
     Metrics,
     Notice,
     Overview,
     Process,
     Series,
-    Status,
     Storage,
 )
 from pipeline.supervisor.children import Child
@@ -38,6 +35,7 @@ RATE_S = 10.0
 NEVER_TICKED = 100  # so many are named
 SERIES_S = 300  # kept, one figure a second
 ROLES_SHOWN = (SUPERVISOR, WRITER, *(worker_role(c) for c in CONNECTIONS), HTTP, SIMULATOR)
+Row = dict[str, Any]  # an `InstrumentSubscription`: thousands of models would take too long to make
 _TALLIED = ("ticks_refused", "rejects", "reconnects", "gaps")
 
 
@@ -377,49 +375,48 @@ class Board:
             subscription_requests=subscription_requests,
         )
 
-    def instruments(self) -> list[InstrumentSubscription]:
+    def instruments(self) -> list[Row]:
         """Return the subscribed instruments."""
         return self._described(self._subscriptions.all.items())
 
-    def instrument(self, token: int) -> InstrumentSubscription | None:
+    def instrument(self, token: int) -> Row | None:
         """Return one subscribed instrument, None if it is not subscribed."""
         known = self._subscriptions.all.get(token)
         return self._described([(token, known)])[0] if known else None
 
-    def find(self, wanted: FindParams) -> InstrumentPage:
-        """Return a page of the instruments that fulfil all that is asked for."""
-        now = self._clock()
+    def find(self, wanted: FindParams) -> dict[str, Any]:
+        """Return a page of the instruments that fulfil all that is asked for, in the shape of `InstrumentPage`."""
+        ages = _Ages(self._clock())
         found = [
             (token, known)
             for token, known in self._subscriptions.all.items()
             if (wanted.mode is None or known.mode == wanted.mode)
             and (wanted.search is None or wanted.search in str(token))
             and (wanted.connection_id is None or wanted.connection_id in self._recorded_on(token))
-            and (wanted.stale is None or wanted.stale == _is_stale(known, now, wanted.stale_s))
+            and (wanted.stale is None or wanted.stale == ages.is_stale(known.last_tick_time, wanted.stale_s))
         ]
         page = found[wanted.offset : wanted.offset + wanted.limit]
-        return InstrumentPage(
-            total=len(found), offset=wanted.offset, limit=wanted.limit, instruments=self._described(page)
-        )
+        place = {"total": len(found), "offset": wanted.offset, "limit": wanted.limit}
+        return {**place, "instruments": self._described(page)}
 
     def _recorded_on(self, token: int) -> tuple[int | None, ...]:
         mirror = (TERTIARY,) if self._subscriptions.is_mirrored(token) else ()
         return (self._subscriptions.carrier(token), *mirror)
 
-    def _described(self, found: Iterable[tuple[int, Subscription]]) -> list[InstrumentSubscription]:
-        now = self._clock()
+    def _described(self, found: Iterable[tuple[int, Subscription]]) -> list[Row]:
+        ages = _Ages(self._clock())
         return [
-            InstrumentSubscription.model_construct(  # thousands of them, of values that need no check
-                instrument_token=token,
-                connection_id=self._subscriptions.carrier(token) or known.connection_id,
-                mode=known.mode,
-                mirrored=self._subscriptions.is_mirrored(token),
-                subscribed_at=known.subscribed_at,
-                tick_count=known.tick_count,
-                last_price=known.last_price,
-                last_tick_time=known.last_tick_time,
-                tick_age_s=_age_s(known.last_tick_time, now),
-            )
+            {
+                "instrument_token": token,
+                "connection_id": self._subscriptions.carrier(token),
+                "mode": known.mode,
+                "mirrored": self._subscriptions.is_mirrored(token),
+                "subscribed_at": known.subscribed_at,
+                "tick_count": known.tick_count,
+                "last_price": known.last_price,
+                "last_tick_time": known.last_tick_time,
+                "tick_age_s": ages[known.last_tick_time],
+            }
             for token, known in found
         ]
 
@@ -463,16 +460,16 @@ class View:
         self._unsaved = unsaved
 
     @property
-    def status(self) -> Status:
-        """Everything."""
-        return Status(
-            health=self.health,
-            connections=self.connections,
-            instruments=self.instruments,
-            storage=self.storage,
-            metrics=self.metrics,
-            processes=self.processes,
-        )
+    def status(self) -> dict[str, Any]:
+        """Everything, in the shape of `Status`."""
+        return {
+            "health": self.health,
+            "connections": self.connections,
+            "instruments": self.instruments,
+            "storage": self.storage,
+            "metrics": self.metrics,
+            "processes": self.processes,
+        }
 
     def overview(self, notices: list[Notice]) -> Overview:
         """Return everything but the instruments."""
@@ -495,8 +492,8 @@ class View:
         """The three connections."""
         return {str(c): self._board.connection(c, self._children, self._now_s) for c in CONNECTIONS}
 
-    @cached_property
-    def instruments(self) -> list[InstrumentSubscription]:
+    @property
+    def instruments(self) -> list[Row]:
         """The subscribed instruments."""
         return self._board.instruments()
 
@@ -526,9 +523,20 @@ def _age_s(time: str | None, now: datetime) -> float | None:
     return round(max((now - datetime.fromisoformat(time)).total_seconds(), 0.0), 3) if time else None
 
 
-def _is_stale(known: Subscription, now: datetime, stale_s: float) -> bool:
-    age_s = _age_s(known.last_tick_time, now)
-    return age_s is None or age_s > stale_s
+class _Ages(dict[str | None, float | None]):
+    """Ages by time: instruments that ticked in one frame have the same."""
+
+    def __init__(self, now: datetime) -> None:
+        super().__init__()
+        self._now = now
+
+    def __missing__(self, time: str | None) -> float | None:
+        age_s = self[time] = _age_s(time, self._now)
+        return age_s
+
+    def is_stale(self, time: str | None, stale_s: float) -> bool:
+        age_s = self[time]
+        return age_s is None or age_s > stale_s
 
 
 def _writer_state(message: Mapping[str, Any], child: Child | None) -> str:

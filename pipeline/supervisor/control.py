@@ -84,7 +84,7 @@ async def answer(data: bytes, methods: Mapping[str, Method]) -> bytes:
 
 def _plain(value: Any) -> Any:
     if isinstance(value, BaseModel):
-        return value.model_dump()
+        return orjson.Fragment(value.model_dump_json())
     raise TypeError(type(value).__name__)
 
 

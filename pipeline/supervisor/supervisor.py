@@ -33,8 +33,8 @@ from pipeline.notices import describe
 from pipeline.outbox import Loss
 from pipeline.records import Record
 from pipeline.requests import FindParams, InstrumentParams, NoParams, OverviewParams, Restarted, RestartParams
-from pipeline.status import InstrumentSubscription, Overview
-from pipeline.supervisor.board import Board, View
+from pipeline.status import Overview
+from pipeline.supervisor.board import Board, Row, View
 from pipeline.supervisor.bulletin import Bulletin
 from pipeline.supervisor.children import WORKER_MODULE, Child, Children
 from pipeline.supervisor.control import Method, answer
@@ -376,7 +376,7 @@ class Supervisor:
         def overview(params: OverviewParams) -> Overview:
             return self._view().overview(self._bulletin.after(params.after))
 
-        def instrument(params: InstrumentParams) -> InstrumentSubscription:
+        def instrument(params: InstrumentParams) -> Row:
             found = self._board.instrument(params.token)
             if found is None:
                 raise not_subscribed([params.token], "mds instruments lists what is")
