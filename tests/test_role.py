@@ -6,6 +6,7 @@ import os
 import stat
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +161,8 @@ with zmq.Context() as context, context.socket(zmq.PUSH) as push:
 
 
 def test_the_status_line_says_who_speaks(tmp_path, monkeypatch):
-    """A message has its type, role and pid; log lines are relayed finished, and a wrong log call harms nobody."""
+    """A message has its type, role, pid and time; log lines are relayed finished, a wrong log call harms nobody."""
+    began_s = time.monotonic()
     context = zmq.Context()
     pull = context.socket(zmq.PULL)
     try:
@@ -179,6 +181,7 @@ def test_the_status_line_says_who_speaks(tmp_path, monkeypatch):
     finally:
         context.destroy(linger=0)
     who = {"role": "writer", "pid": os.getpid()}
+    assert began_s <= heard[0].pop("sent_s") <= heard[1].pop("sent_s") <= time.monotonic()
     assert heard == [{"type": "status", **who, "state": "recording"}, {"type": "log", **who, "line": "writer: 3 lines"}]
 
 

@@ -436,7 +436,8 @@ def done(service: Service, action: str) -> list[str]:
 
 
 def size(service: Service) -> int:
-    """Return how long the file of the day is."""
+    """Return how long the file of the day is, once there is one."""
+    until(lambda: any(service.data_dir.glob("market_data_*.jsonl")), "there is a tick file")
     bytes_: int = max(service.data_dir.glob("market_data_*.jsonl")).stat().st_size
     return bytes_
 
