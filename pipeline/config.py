@@ -299,10 +299,15 @@ class Config(BaseSettings):
 
     @property
     def hash(self) -> str:
-        """A short digest of all settings: where it differs, a running process is out of date.
+        """A short digest of what recording rests on: where it differs, a running process is out of date.
 
         The access token is left out: a running process may have one that is newer than ours.
         """
+        return self.model_copy(update={"http": Http(), "notify": Notify()}).http_hash
+
+    @property
+    def http_hash(self) -> str:
+        """The same of all settings, for the process that serves HTTP: to change how one looks on restarts no other."""
         variables = self.to_child() | {"KITE_ACCESS_TOKEN": ""}
         return hashlib.sha256(repr(sorted(variables.items())).encode()).hexdigest()[:16]
 

@@ -148,6 +148,17 @@ WRONG_FILES = {
         f"[universe]\noverflow = 'spill'\nsecondary = {list(range(1, 2 * MAX_INSTRUMENTS + 2))}",
         r"universe\.secondary: 6001 instruments, two connections hold 6000",
     ),
+    "no port": ("[http]\nlisten = '127.0.0.1'", r"mds\.toml: http\.listen: must be \"host:port\""),
+    "port 0": ("[http]\nlisten = '127.0.0.1:0'", r"mds\.toml: http\.listen: must be"),
+    "IPv6 without brackets": ("[http]\nlisten = '::1:8080'", r"mds\.toml: http\.listen: must be"),
+    "brackets around a name": ("[http]\nlisten = '[localhost]:8080'", r"mds\.toml: http\.listen: must be"),
+    "open to all": ("[http]\nlisten = '0.0.0.0:8080'", r"mds\.toml: http: others can reach .*: set http\.token"),
+    "open to some": ("[http]\nlisten = 'recorder.local:80'", r"mds\.toml: http: others can reach .*: set http\.token"),
+    "token with a blank": ("[http]\ntoken = 's3cret t'", r"mds\.toml: http\.token: must be printable ASCII"),
+    "token as number": ("[http]\ntoken = 5", r"mds\.toml: http\.token: "),
+    "open, and a secret elsewhere": ("[http]\nlisten = '[::]:80'\nhosts = ['s3cret']", r"http: others can reach"),
+    "quote that does not end": ('[notify]\ncommand = "a \'b"', r"notify\.command: cannot be split"),
+    "no time at all": ("[notify]\ntimeout_s = 0", r"mds\.toml: notify\.timeout_s: "),
     "secret at the top": ("api_key = 's3cret'", r"mds\.toml: api_key: secrets are not read from this file"),
     "secret by its variable": ("KITE_ACCESS_TOKEN = 's3cret'", r"KITE_ACCESS_TOKEN: secrets are not read from this"),
     "secret in a section": ("[kite]\naccess_token = 's3cret'", r"kite\.access_token: .*secrets are not read"),
@@ -361,17 +372,68 @@ def test_resolved_paths_are_absolute(folder):
         ("MDS_UNIVERSE__OVERFLOW", "spill"),
         ("MDS_SIMULATOR__SEED", "5"),
         ("KITE_API_KEY", "k"),
+        ("MDS_HTTP__LISTEN", ""),
+        ("MDS_HTTP__TOKEN", "t"),
+        ("MDS_NOTIFY__COMMAND", "c"),
     ],
 )
 def test_the_hash_tells_every_change(monkeypatch, variable, value):
-    """Any setting changes the hash, reading it again or another access token does not; it shows nothing of a secret."""
-    before = load().hash
-    assert load().hash == before
+    """Any setting changes the hash, reading it again or another access token does not; it shows nothing of a secret.
+
+    Recording does not rest on who looks on.
+    """
+    looks_on = variable.startswith(("MDS_HTTP", "MDS_NOTIFY"))
+    before = (load().hash, load().http_hash)
+    assert (load().hash, load().http_hash) == before
     monkeypatch.setenv("KITE_ACCESS_TOKEN", "t")
-    assert load().hash == before
+    assert (load().hash, load().http_hash) == before
     monkeypatch.setenv(variable, value)
-    assert load().hash != before
+    assert (load().hash == before[0]) == looks_on
+    assert load().http_hash != before[1]
     assert re.fullmatch("[0-9a-f]{16}", load().hash)
+
+
+@pytest.mark.parametrize(
+    ("listen", "address", "is_local"),
+    [
+        ("127.0.0.1:8080", ("127.0.0.1", 8080), True),
+        ("127.9.9.9:1", ("127.9.9.9", 1), True),
+        ("localhost:80", ("localhost", 80), True),
+        ("[::1]:65535", ("::1", 65535), True),
+        ("0.0.0.0:8080", ("0.0.0.0", 8080), False),  # noqa: S104  nothing is bound
+        ("[::]:8080", ("::", 8080), False),
+        ("recorder.local:8080", ("recorder.local", 8080), False),
+        ("", None, True),
+    ],
+)
+def test_where_the_status_pages_are(folder, monkeypatch, listen, address, is_local):
+    """Only what this machine alone can reach needs no token; the token is in nothing that is shown or written."""
+    (folder / "mds.toml").write_text(f"[http]\nlisten = '{listen}'")
+    if not is_local:
+        with pytest.raises(ConfigError, match=r"set http\.token"):
+            load()
+    monkeypatch.setenv("MDS_HTTP__TOKEN", "s3cret-t0ken")
+    config = load()
+    assert (config.http.address, config.http.is_local) == (address, is_local)
+    environment = config.to_child()
+    assert "s3cret" not in environment[CHILD_VARIABLE] + repr(config) + config.model_dump_json()
+    assert "s3cret-t0ken" in config.secrets
+    monkeypatch.delenv("MDS_HTTP__TOKEN")
+    (folder / "mds.toml").unlink()
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    child = from_child()
+    assert child.http.token.get_secret_value() == "s3cret-t0ken"
+    assert (child.hash, child.http_hash) == (config.hash, config.http_hash)
+
+
+@pytest.mark.parametrize(
+    ("command", "argv"), [("", []), ("notify", ["notify"]), ("a 'b c' \"d\"", ["a", "b c", "d"]), ("  ", [])]
+)
+def test_a_command_is_split_as_a_shell_does(monkeypatch, command, argv):
+    """Program and arguments, for nothing is run by a shell."""
+    monkeypatch.setenv("MDS_NOTIFY__COMMAND", command)
+    assert load().notify.argv == argv
 
 
 @pytest.mark.parametrize(

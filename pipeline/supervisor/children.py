@@ -164,10 +164,13 @@ class Children:
         holder = role.read_holder(role.lock_path(self._config, child.role))
         if holder is None or not _runs(holder.pid, child.arguments[0]) or not self._watch(child, holder.pid):
             return False
-        child.is_outdated = holder.version != __version__ or holder.config_hash != self._config.hash
+        child.is_outdated = holder.version != __version__ or holder.config_hash != self._hash(child)
         log.info("%s (process %d) is running, adopted", child.role, holder.pid)
         self._note(child)
         return True
+
+    def _hash(self, child: Child) -> str:
+        return self._config.http_hash if child.role == role.HTTP else self._config.hash
 
     def _note(self, child: Child) -> None:
         self._on_change(child)
@@ -222,7 +225,7 @@ class Children:
             )
             try:
                 if lock_fd >= 0:
-                    os.pwrite(lock_fd, role.lock_content(process.pid, self._config.hash), 0)
+                    os.pwrite(lock_fd, role.lock_content(process.pid, self._hash(child)), 0)
                 self._watch(child, process.pid)
             except OSError:  # nobody would see it end
                 process.kill()
