@@ -136,7 +136,7 @@ class Board:
             self._subscriptions.hear(message["ticks"])
         else:
             self._connections[message["connection_id"]].hear(message, now_s)
-            if not self._pending:
+            if not self._pending or self._committed_s is None:
                 self._committed_s = now_s
 
     def view(

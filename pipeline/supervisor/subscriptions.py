@@ -208,7 +208,7 @@ class Subscriptions:
         unique, repeats = _once(tokens)
         unknown = [token for token in unique if token not in self.all]
         if unknown and not ignore_unknown:
-            raise not_subscribed(unknown, "leave them out, or pass over them with: mds unsubscribe --ignore-unknown")
+            raise _not_subscribed(unknown, "leave them out, or pass over them with: mds unsubscribe --ignore-unknown")
         known = [token for token in unique if token in self.all]
         connections = self._homes_of(known)
         with self._moving(known):
@@ -228,7 +228,7 @@ class Subscriptions:
         unique, repeats = _once(tokens)
         unknown = [token for token in unique if token not in self.all]
         if unknown and not subscribe_unknown:
-            raise not_subscribed(unknown, f"leave them out, or subscribe them with: mds subscribe --mode {mode}")
+            raise _not_subscribed(unknown, f"leave them out, or subscribe them with: mds subscribe --mode {mode}")
         target = self.connection_for(mode)
         arriving = [t for t in unique if t in self.all and self.all[t].connection_id != target]
         room = self.available(target) - len(unknown)
@@ -550,8 +550,7 @@ class Subscriptions:
         )
 
 
-def not_subscribed(tokens: Sequence[int], way_out: str) -> NotSubscribedError:
-    """Return the refusal of a request for instruments that are not subscribed."""
+def _not_subscribed(tokens: Sequence[int], way_out: str) -> NotSubscribedError:
     shown = ", ".join(map(str, tokens[:SHOWN_TOKENS]))
     return NotSubscribedError(
         f"not subscribed: {shown}{_more(tokens)}; nothing was changed, {way_out}", {"unknown": list(tokens)}

@@ -25,7 +25,7 @@ from pipeline.config import CONNECTIONS, Config
 from pipeline.credentials import TokenFile
 from pipeline.days import NS_PER_MS, Calendar
 from pipeline.epoch import epochs_held
-from pipeline.errors import AlreadyRunningError
+from pipeline.errors import AlreadyRunningError, NotSubscribedError
 from pipeline.events import SUPERVISOR_ID
 from pipeline.files import SERVICE_LOCK, WRITER_LOCK
 from pipeline.log import hide
@@ -44,7 +44,7 @@ from pipeline.supervisor.history import History, logged
 from pipeline.supervisor.orders import Orders
 from pipeline.supervisor.resume import last_saved, subscribe
 from pipeline.supervisor.saved import FILE_NAME, SavedFile, on_wire, relieved, snapshot
-from pipeline.supervisor.subscriptions import Subscriptions, not_subscribed
+from pipeline.supervisor.subscriptions import Subscriptions
 from pipeline.uplink import Uplink
 from pipeline.wire import COMMANDS_SOCKET, CONTROL_SOCKET, STATUS_SOCKET
 
@@ -379,7 +379,9 @@ class Supervisor:
         def instrument(params: InstrumentParams) -> Row:
             found = self._board.instrument(params.token)
             if found is None:
-                raise not_subscribed([params.token], "mds instruments lists what is")
+                raise NotSubscribedError(
+                    f"not subscribed: {params.token}; mds instruments lists what is", {"unknown": [params.token]}
+                )
             return found
 
         parts = ("status", "health", "connections", "instruments", "storage", "metrics", "processes")
