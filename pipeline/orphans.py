@@ -1,8 +1,8 @@
 """What outlives a supervisor that was killed: finding it, and ending it in order.
 
-Workers, writer and simulator go on without a supervisor. The next `mds run` adopts them; where none is to come, they
-are ended here. Each is known by its command line and by the run folder in the settings that it was started with: one
-that was only just started does not hold its lock file yet, and is to end all the same.
+Workers, writer, simulator and HTTP process go on without a supervisor. The next `mds run` adopts them; where none is to
+come, they are ended here. Each is known by its command line and by the run folder in the settings that it was started
+with: one that was only just started does not hold its lock file yet, and is to end all the same.
 """
 
 import contextlib
@@ -23,13 +23,14 @@ from pipeline.errors import MdsError
 
 WORKERS_END_S = 10.0  # a worker drains for at most worker.DRAIN_S and closes its socket before
 WRITER_END_S = 10.0  # it waits for the disk
-SIMULATOR_END_S = 2.0  # it has nothing to lose, and is killed then
+UNASKED_END_S = 2.0  # simulator and HTTP process have nothing to lose, and are killed then
 
 _WORKERS = tuple(map(role.worker_role, CONNECTIONS))
 _ROLES: dict[tuple[str, ...], str] = {  # by what is run, in the order in which they end
     **{("-m", "pipeline.worker", str(c)): role.worker_role(c) for c in CONNECTIONS},
     ("-m", "pipeline.writer"): role.WRITER,
     ("-m", "pipeline.simulator"): role.SIMULATOR,
+    ("-m", "pipeline.web"): role.HTTP,
 }
 
 
@@ -55,7 +56,7 @@ def find(config: Config) -> list[Orphan]:
 
 
 def end(config: Config, tell: Callable[[str], None]) -> bool:
-    """End what `find` finds: the workers hand on what they have, the writer makes it durable, then the simulator.
+    """End what `find` finds: the workers hand on what they have, the writer makes it durable, then the rest.
 
     `tell` is given a line for each thing done. False if something had to stay in a spool. Raises MdsError where a
     worker or the writer does not end: these are not killed.
@@ -66,10 +67,10 @@ def end(config: Config, tell: Callable[[str], None]) -> bool:
     tell(f"the supervisor is gone; ending what it has left: {_names(found)}")
     _end_all(config, _WORKERS, WORKERS_END_S)
     _end_all(config, (role.WRITER,), WRITER_END_S)
-    simulator = [orphan for orphan in find(config) if orphan.role == role.SIMULATOR]
-    if going_on := _send(config, simulator, signal.SIGTERM, SIMULATOR_END_S):
+    rest = [orphan for orphan in find(config) if orphan.role in (role.SIMULATOR, role.HTTP)]
+    if going_on := _send(config, rest, signal.SIGTERM, UNASKED_END_S):
         tell(f"{_names(going_on)} does not end, killing it")
-        _send(config, going_on, signal.SIGKILL, SIMULATOR_END_S)
+        _send(config, going_on, signal.SIGKILL, UNASKED_END_S)
     if _is_supervised(config) or find(config):
         raise MdsError(f"something was started in {config.runtime.run_dir} meanwhile; to end that too: mds stop")
     if held := _connections_held(config, {orphan.spool_dir for orphan in found}):

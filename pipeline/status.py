@@ -114,6 +114,7 @@ class Storage(_Model):
     commits_per_second: float
     commit_ms: float  # how long the last sync took
     commit_ms_max: float  # the longest of the last ten seconds
+    commit_ms_max_1s: float  # the longest of the last second
     commit_durations: Durations
     syncing_since_s: float | None  # a write or a sync is under way for so long
     syncs_failed: int

@@ -335,3 +335,14 @@ def test_a_full_universe_is_answered(record_property):
     record_property("status_ms", round((time.perf_counter() - began_s) * 1000, 2))
     assert len(answer["instruments"]) == 6000
     assert answer["health"]["total_subscribed_instruments"] == 6000
+
+
+def test_the_last_minutes_of_workers_that_are_adopted():
+    """What they have counted before this supervisor began is no tick of its first second."""
+    service = Service()
+    service.board.sample(service.now_s)
+    for count in (50_000, 51_000):
+        service.now_s += 1
+        service.worker(1, ticks_received=count)
+        service.board.sample(service.now_s)
+    assert service.board.series().ticks_per_second == {"1": [0.0, 1000.0], "2": [0.0, 0.0], "3": [0.0, 0.0]}

@@ -162,7 +162,8 @@ class Board:
 
     def sample(self, now_s: float) -> None:
         """Keep the figures of this second for `series`; to be called once a second."""
-        counts = {c: known.tick_count for c, known in self._connections.items()}
+        # What a worker that is adopted has counted before it is heard of has not come in this second.
+        counts = {c: known.tick_count for c, known in self._connections.items() if known.epoch is not None}
         lag_ms = max(self._lag_ms(known, now_s) for known in self._connections.values())
         self._series.append((now_s, counts, self._writer.longest_ms(1.0, now_s), lag_ms))
 
@@ -205,7 +206,10 @@ class Board:
         return Series(
             timestamp=self._clock().isoformat(timespec="microseconds"),
             ticks_per_second={
-                str(c): [round((b[1][c] - a[1][c]) / (b[0] - a[0]), 1) if b[0] > a[0] else 0.0 for a, b in steps]
+                str(c): [
+                    round((b[1][c] - a[1][c]) / (b[0] - a[0]), 1) if c in a[1] and b[0] > a[0] else 0.0
+                    for a, b in steps
+                ]
                 for c in CONNECTIONS
             },
             commit_ms=[b[2] for _, b in steps],
@@ -287,6 +291,7 @@ class Board:
             commits_per_second=self._writer.commit_rate.over(RATE_S, now_s),
             commit_ms=message.get("commit_ms", 0.0),
             commit_ms_max=self._writer.longest_ms(RATE_S, now_s),
+            commit_ms_max_1s=self._writer.longest_ms(1.0, now_s),
             commit_durations=self._writer.durations,
             syncing_since_s=message.get("syncing_since_s"),
             syncs_failed=tally["syncs_failed"],

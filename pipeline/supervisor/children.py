@@ -63,7 +63,8 @@ class Children:
 
     def add(self, name: str, *arguments: str) -> None:
         """Adopt the running process of this role if it is still what is asked for, or start one."""
-        restarts = Restarts(name == role.WRITER, self._config.failover.max_deaths)
+        max_deaths = None if name == role.HTTP else self._config.failover.max_deaths  # nothing depends on that one
+        restarts = Restarts(name == role.WRITER, max_deaths)
         child = self.all[name] = Child(name, arguments, restarts)
         self._start(child)
 

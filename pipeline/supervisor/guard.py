@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.config import CONNECTIONS, Config
-from pipeline.role import WRITER, worker_role
+from pipeline.role import HTTP, WRITER, worker_role
 from pipeline.supervisor.children import Child, Children
 from pipeline.supervisor.desk import Desk
 from pipeline.supervisor.policy import Action, Event, FailBack, FailOver, FailoverPolicy, Heartbeats, Situation
@@ -25,6 +25,7 @@ log = logging.getLogger(__name__)
 CHECK_S = 0.1
 HUNG_S = 2.0  # without a sign of life
 STARTING_S = 10.0  # until a new process gives the first one, and until a connection that was never live counts as lost
+HTTP_HUNG_S, HTTP_STARTING_S = 5.0, 30.0  # the same of the HTTP process, which gives way to all others
 RELIEVED_S = 5.0  # for others to cover what a worker records that is to be restarted
 
 _EVENTS: Mapping[str, Event] = {  # by the state that a worker reports
@@ -56,6 +57,7 @@ class Guard:
         self._children = children
         self._log_event = log_event
         self._heartbeats = Heartbeats(HUNG_S, STARTING_S)
+        self._http_heartbeats = Heartbeats(HTTP_HUNG_S, HTTP_STARTING_S)
         self._has_spare = config.kite.max_connections >= TERTIARY
         self._policy = FailoverPolicy(
             after_s=config.failover.after_ms / 1000,
@@ -70,12 +72,12 @@ class Guard:
     def hear_child(self, child: Child) -> None:
         """Take note of a process that has started or ended."""
         now_s = time.monotonic()
-        if child.role not in _WORKERS and child.role != WRITER:
+        if child.role not in _WORKERS and child.role not in (WRITER, HTTP):
             return
         if child.pid is None or child.is_draining:
-            self._heartbeats.ended(child.role)
+            self._heartbeats_of(child.role).ended(child.role)
         else:
-            self._heartbeats.started(child.role, now_s, is_new=child.process is not None)
+            self._heartbeats_of(child.role).started(child.role, now_s, is_new=child.process is not None)
         if child.role in _WORKERS:
             self._hear(child.role, _event_of(child), now_s)
 
@@ -88,7 +90,7 @@ class Guard:
     def hear_status(self, message: Mapping[str, Any]) -> None:
         """Take note of a sign of life, and of what a connection does."""
         now_s = time.monotonic()
-        self._heartbeats.heard(message["role"], now_s)
+        self._heartbeats_of(message["role"]).heard(message["role"], now_s)
         if message["type"] == "status" and message.get("state") in _EVENTS and message["role"] in _WORKERS:
             self._hear(message["role"], _EVENTS[message["state"]], now_s)
             if message["state"] == "unauthorised":
@@ -97,15 +99,15 @@ class Guard:
     def check(self) -> None:
         """Look for what hangs and for what is due; to be called every CHECK_S."""
         now_s = time.monotonic()
-        for role in self._heartbeats.overdue(now_s):
+        for role in (*self._heartbeats.overdue(now_s), *self._http_heartbeats.overdue(now_s)):
             pid = self._children.all[role].pid
             if _waits_for_disk(pid):  # a kill would only cost what waits in its socket
-                self._heartbeats.heard(role, now_s)
+                self._heartbeats_of(role).heard(role, now_s)
                 log.warning("%s gives no sign of life, it waits for the disk", role)
                 continue
             log.error("%s gives no sign of life, killing it", role)
             self._log_event("process_hung", {"process": role, "pid": pid})
-            self._heartbeats.ended(role)
+            self._heartbeats_of(role).ended(role)
             self._children.terminate(role, signal.SIGKILL)
         self._act()
 
@@ -148,6 +150,9 @@ class Guard:
                 "%s is refused with the access token of an earlier run, restarting it with the present one", child.role
             )
             self._children.begin_anew(child.role)
+
+    def _heartbeats_of(self, role: str) -> Heartbeats:
+        return self._http_heartbeats if role == HTTP else self._heartbeats
 
     def _hear(self, role: str, event: Event, now_s: float) -> None:
         connection_id = _WORKERS[role]

@@ -1,8 +1,8 @@
 """The supervisor's loop: `mds run`.
 
-It starts the writer, the workers and, on request, the simulator, tells each worker what to subscribe, restarts what
-dies, and answers the control socket. No tick passes through it: recording goes on without it, and the next supervisor
-adopts what is running.
+It starts the writer, the workers, the HTTP process and, on request, the simulator, tells each worker what to subscribe,
+restarts what dies, and answers the control socket. No tick passes through it: recording goes on without it, and the
+next supervisor adopts what is running.
 """
 
 import asyncio
@@ -52,9 +52,11 @@ log = logging.getLogger(__name__)
 children_log = logging.getLogger(role.RELAYED)
 
 SIMULATOR_MODULE = "pipeline.simulator"  # python -m ...
+HTTP_MODULE = "pipeline.web"
 WORKERS_END_S = 7.0  # a worker drains for at most worker.DRAIN_S and closes its socket before
 WRITER_END_S = 1.5
 SIMULATOR_END_S = 1.5  # it closes its sockets first
+HTTP_END_S = 1.5  # likewise
 OWN_EVENTS_S = 0.5
 LAST_WORDS_S = 0.5
 READ_BYTES = 2**24  # of a request; what is larger is not even read, and costs the client its socket
@@ -201,8 +203,10 @@ class Supervisor:
             in_use = connection_id <= config.kite.max_connections
             if in_use or epochs_held(config, connection_id):  # an unused one hands on what it has left, and idles
                 self._children.add(role.worker_role(connection_id), WORKER_MODULE, str(connection_id))
+        if config.http.address is not None:
+            self._children.add(role.HTTP, HTTP_MODULE)
         workers = dict.fromkeys(map(role.worker_role, CONNECTIONS), WORKER_MODULE)
-        self._children.end_unwanted(workers | {role.SIMULATOR: SIMULATOR_MODULE})
+        self._children.end_unwanted(workers | {role.SIMULATOR: SIMULATOR_MODULE, role.HTTP: HTTP_MODULE})
         self._desk.tell_workers()
         self._in_background(self._remember())
 
@@ -221,7 +225,8 @@ class Supervisor:
         """End everything in order: workers hand on what they have, then the writer makes it durable."""
         log.info("ending: the connections close, then everything received is stored")
         names = [role.worker_role(c) for c in CONNECTIONS]
-        await asyncio.gather(*(self._children.end(name, WORKERS_END_S) for name in names))
+        ending = (self._children.end(name, WORKERS_END_S) for name in names)
+        await asyncio.gather(*ending, self._children.end(role.HTTP, HTTP_END_S))
         drained = not any(epochs_held(self._config, connection_id) for connection_id in CONNECTIONS)
         self._log_event("service_stopped", {"drained": drained})
         await self._uplink.finish(self._config.storage.commit_interval_ms / 1000 + OWN_EVENTS_S)
