@@ -271,7 +271,7 @@ def test_all_connections_refused_is_down(kite: Kite, new_service: NewService, be
     window.wait_for_health("down")
     expect(window.page.locator("#reasons li").first).to_contain_text("2 instruments uncovered")
     expect(window.figure("state", 1)).not_to_have_text("live")
-    assert window.page.title().startswith("down · ")
+    expect(window.page).to_have_title(re.compile("^down · "))
     expect(window.figure("reason", 1)).to_contain_text("429")
     assert window.illegible() == []
     window.picture("down")
