@@ -35,6 +35,7 @@ its place again by these endings, so their order is part of the format. In betwe
       request               action: subscribe, unsubscribe, set_mode, mirror, unmirror, failover, failback;
                             by: cli, client, universe, failover; instruments: [token, ...], mode?,
                             connections?: {connection: count}, result: done, refused; reason?
+      health                status, was: starting, healthy, degraded, down; reasons: [text, ...]
       subscriptions_damaged file, error, kept_in
       service_stopped       drained: nothing is left in a spool of a worker
     writer       without connection_id

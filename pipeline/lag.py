@@ -12,7 +12,6 @@ class Lag:
     def __init__(self) -> None:
         self._marks: deque[tuple[int, int]] = deque()  # (seq of the first tick, when it was received)
         self._last_seq = 0
-        self._durable_seq = 0
 
     def received(self, last_seq: int, recv_ns: int) -> None:
         """Take note that ticks up to this one were received by now."""
@@ -25,7 +24,6 @@ class Lag:
 
     def durable(self, seq: int) -> None:
         """Take note of what is durable."""
-        self._durable_seq = seq
         marks = self._marks
         while len(marks) > 1 and marks[1][0] <= seq + 1:
             marks.popleft()

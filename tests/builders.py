@@ -1,8 +1,9 @@
-"""Short lines, batches and settings for the tests of the files and of the road between worker and writer."""
+"""Short lines, batches, settings and models for tests."""
 
 from collections.abc import Sequence
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 from pipeline.config import Config, Runtime, Storage
 from pipeline.events import encode_event, source_of
@@ -72,3 +73,8 @@ def a_batch(
         event_line(n, connection_id=connection_id, epoch=epoch) for n in range(events[0], events[1] + 1)
     )
     return header, lines, event_lines
+
+
+def partly(model: Any, **fields: Any) -> Any:
+    """Return a pydantic model that has only these fields, unchecked."""
+    return model.model_construct(**fields)

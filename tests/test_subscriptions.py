@@ -590,6 +590,7 @@ def in_order(changed):
 tokens_ = st.lists(st.integers(1, 24), min_size=1, max_size=8)
 modes = st.sampled_from(["ltp", "quote", "full"])
 connections_ = st.sampled_from(CONNECTIONS)
+SOME_LIVE = [set(), {1}, {2}, {3}, {1, 2}, {1, 3}, {2, 3}]
 
 
 class Requests(RuleBasedStateMachine):
@@ -801,6 +802,14 @@ class Requests(RuleBasedStateMachine):
             if self.model.known[t][0] in lost and self.real.carrier(t) in {*lost, *self.model.unfit}
         }
         assert self.covered <= set().union(*self.live.values())
+
+    @invariant()
+    def uncovered(self):
+        """Counted set by set it is what it is instrument by instrument, whichever connections are live."""
+        holders = {c: [self.real.holders(token) for token in self.real.of(c)] for c in CONNECTIONS}
+        for live in SOME_LIVE:
+            lost = {c: sum(map(live.isdisjoint, holders[c])) for c in CONNECTIONS if c not in live}
+            assert self.real.uncovered(live) == {c: number for c, number in lost.items() if number}
 
     # How it is done.
 

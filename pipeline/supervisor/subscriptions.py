@@ -135,15 +135,17 @@ class Subscriptions:
         }
 
     def uncovered(self, live: Collection[int]) -> dict[int, int]:
-        """Return how many instruments of each other connection none of the `live` ones has on the wire."""
+        """Return how many instruments of each other connection none of the `live` ones is among the `holders` of."""
         counts = {}
         for connection_id in CONNECTIONS:
             if connection_id not in live:
                 tokens = set(self.of(connection_id))
                 for other in live:
                     tokens.difference_update(self.leaving[other])
-                    if self.mirroring:
-                        tokens -= self._on_wire[other].keys() & self._homes[PRIMARY].keys()
+                    if self.mirroring and connection_id == TERTIARY:  # it has copies of what the other records
+                        tokens.difference_update(self.of(other))
+                    elif self.mirroring and other == TERTIARY:
+                        tokens -= self._on_wire[TERTIARY].keys() & self._homes[PRIMARY].keys()
                 counts[connection_id] = len(tokens)
         return {c: count for c, count in counts.items() if count}
 

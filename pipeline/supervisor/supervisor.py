@@ -41,6 +41,8 @@ from pipeline.supervisor.control import Method, answer
 from pipeline.supervisor.desk import Desk
 from pipeline.supervisor.guard import CHECK_S, Guard
 from pipeline.supervisor.history import History, logged
+from pipeline.supervisor.messages import START_S
+from pipeline.supervisor.notify import Notifier
 from pipeline.supervisor.orders import Orders
 from pipeline.supervisor.resume import last_saved, subscribe
 from pipeline.supervisor.saved import FILE_NAME, SavedFile, on_wire, relieved, snapshot
@@ -87,6 +89,8 @@ class Supervisor:
         self._misheard = 0
         self._stop = asyncio.Event()
         self._bulletin = Bulletin(time.time_ns() // NS_PER_MS)
+        self._notifier = Notifier(config)
+        self._bulletin.listener = self._notifier.hear
         self._health = "starting"  # as the event log knows it
         self._sample_due_s = 0.0
 
@@ -156,6 +160,7 @@ class Supervisor:
         self._log_event("service_started", {"version": __version__, "simulated": self._simulate})
         self._open_desk()
         self._begin()
+        self._notifier.start()
         tasks: list[asyncio.Task[Any]] = [
             asyncio.create_task(self._read_status(status)),
             asyncio.create_task(self._answer(control)),
@@ -170,7 +175,9 @@ class Supervisor:
         self._guard.stop()
         for task in done:
             task.result()  # a task that ended by itself has failed
+        notifier_ends = asyncio.create_task(self._notifier.end())
         summary = await self._end()
+        await notifier_ends
         tasks += self._background
         for task in tasks:
             task.cancel()
@@ -310,10 +317,13 @@ class Supervisor:
         if now_s >= self._sample_due_s:
             self._sample_due_s = now_s + 1.0
             self._board.sample(now_s)
-        health = self._view().health
-        if health.status != self._health:
+        view = self._view()
+        health = view.health
+        is_starting = self._health == "starting" and health.status != "healthy" and health.uptime_seconds < START_S
+        if health.status != self._health and not is_starting:
             was, self._health = self._health, health.status
             self._log_event("health", {"status": health.status, "was": was, "reasons": health.reasons})
+        self._notifier.look(view, now_s)
 
     async def _renew(self) -> None:
         """Restart what was adopted from another version or configuration, one at a time."""
