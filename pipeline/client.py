@@ -2,7 +2,7 @@
 
 import itertools
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from operator import index
 from pathlib import Path
 from typing import Any, Literal
@@ -32,10 +32,16 @@ TIMEOUT_S = 5.0
 RESTART_S = 30.0  # a worker hands on all it has before it ends
 POLL_S = 0.05
 
+Wait = Callable[["zmq.Socket[bytes]", float], bool]  # tells whether something has come within so many seconds
 
 _CONNECTIONS = TypeAdapter(dict[str, ConnectionStatus])
 _INSTRUMENTS = TypeAdapter(list[InstrumentSubscription])
 _HISTORY = TypeAdapter(list[HistoryEntry])
+
+
+def poll(socket: "zmq.Socket[bytes]", timeout_s: float) -> bool:
+    """Wait for an answer, and for nothing else."""
+    return bool(socket.poll(int(timeout_s * 1000)))
 
 
 class Client:
@@ -43,15 +49,23 @@ class Client:
 
     Every method raises NotRunningError where no service answers, and ControlError where it answers with an error. What
     changes something raises one of RequestRefusedError: then nothing has changed at all.
+
+    `wait` may do other things until an answer comes, and may raise: then the request is given up.
     """
 
     def __init__(
-        self, run_dir: Path | str = "run", timeout_s: float = TIMEOUT_S, *, by: Literal["cli", "client"] = "client"
+        self,
+        run_dir: Path | str = "run",
+        timeout_s: float = TIMEOUT_S,
+        *,
+        by: Literal["cli", "client"] = "client",
+        wait: Wait = poll,
     ) -> None:
         self._run_dir = Path(run_dir).absolute()
         self._by = by
         self._lock = self._run_dir / f"{SUPERVISOR}.lock"
         self._timeout_s = timeout_s
+        self._wait = wait
         self._ids = itertools.count(1)
         self._context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
         self._socket: zmq.Socket[bytes] | None = None
@@ -172,7 +186,7 @@ class Client:
             raise ControlError(f"{method} cannot be sent: {error}") from None
         socket = self._connected()
         socket.send(request)
-        while socket.poll(int(timeout_s * 1000)):
+        while self._wait(socket, timeout_s):
             response = orjson.loads(socket.recv())
             if response["id"] != request_id:  # an answer to a request that was given up
                 continue

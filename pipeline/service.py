@@ -4,6 +4,7 @@ Recording does not depend on the Python program: where that dies, it goes on, un
 was subscribed through the object; the universe of the settings and what an earlier run had subscribed are left out.
 """
 
+import itertools
 import logging
 import os
 import re
@@ -20,7 +21,7 @@ from typing import Any, TypeVar, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
-from pipeline import answers, config, orphans, role
+from pipeline import answers, config, orphans, readable, role
 from pipeline.client import Client
 from pipeline.config import CONNECTIONS, Mode, Token
 from pipeline.days import Calendar
@@ -35,6 +36,7 @@ START_S = 30.0  # for the new service to be ready
 END_S = 20.0  # for it to end: workers and writer hand on what they have
 POLL_S = 0.02
 PROBE_S = 0.5  # for one answer while it starts: it may just be ending instead
+ROUNDING = 1e-6  # of an interval: three times 0.1 s is not more than 0.3 s
 WRITER_STATES = ("recording", "paused")  # of a service that is ready; paused is the disk's fault, health tells of it
 PRIMARY, SECONDARY, TERTIARY = CONNECTIONS
 
@@ -257,6 +259,26 @@ class MarketDataService:
         level = logging.INFO if received >= expected_min_ticks else logging.WARNING
         log.log(level, "%d ticks in %g s, expected %d or more", received, duration_seconds, expected_min_ticks)
         return received
+
+    def monitor(self, duration_seconds: float = 60, interval_seconds: float = 5) -> None:
+        """Print a line about the service now and at every interval, as `mds top` does, until so long has passed.
+
+        A service that ends meanwhile is told as down.
+        """
+        if interval_seconds <= 0:
+            raise ValueError(f"interval_seconds is {interval_seconds}, it must be above 0")
+        began_s = time.monotonic()
+        line = readable.line(self._ask(Client.overview))
+        for count in itertools.count(1):
+            print(line, flush=True)  # noqa: T201  that is what it is for
+            due_s = began_s + min(count * interval_seconds, duration_seconds)
+            time.sleep(max(due_s - time.monotonic(), 0.0))
+            if (count - ROUNDING) * interval_seconds > duration_seconds:
+                return
+            try:
+                line = readable.line(self._ask(Client.overview))
+            except MdsError as error:
+                line = readable.absence(answers.timestamp(self._calendar.now()), str(error))
 
     # The process.
 

@@ -160,7 +160,7 @@ class Process(_Model):
 class Notice(_Model):
     """Something that happened, as people are told of it; the event log has it in full."""
 
-    number: int  # 1, 2, 3, ... within a run of the supervisor
+    number: int  # ascending, over restarts too; the same for the same event
     timestamp: str
     event: str  # as in the event log
     source: str

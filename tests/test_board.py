@@ -9,7 +9,8 @@ import orjson
 import pytest
 
 from pipeline.config import Config
-from pipeline.status import Status
+from pipeline.requests import FindParams
+from pipeline.status import InstrumentPage, Status
 from pipeline.supervisor.board import RATE_S, ROLES_SHOWN, Board
 from pipeline.supervisor.children import Child
 from pipeline.supervisor.health import LAG_TICKS
@@ -311,6 +312,31 @@ def test_instruments():
     )
     assert (found[3].tick_count, found[3].last_price, found[3].last_tick_time) == (0, None, None)
     assert (found[3].connection_id, found[3].mode) == (2, "full")
+
+
+def test_instruments_are_found():
+    """By connection, mode, staleness and a part of the token, all at once; what is mirrored is on two connections."""
+    service = Service()
+    service.digest(1, (1, 3, 100.5, T0.isoformat()))
+    service.now_s += 61
+    service.digest(2, (3, 1, 7.0, service.clock().isoformat()))
+    service.subscriptions.mirror(True)
+    service.subscriptions._on_wire[3] = {2: "quote"}
+    for wanted, tokens in (
+        ({}, [1, 2, 3]),
+        ({"mode": "full"}, [3]),
+        ({"connection_id": 1}, [1, 2]),
+        ({"connection_id": 3}, [2]),
+        ({"connection_id": 3, "mode": "full"}, []),
+        ({"stale": True}, [1, 2]),
+        ({"stale": True, "stale_s": 62}, [2]),
+        ({"stale": False}, [3]),
+        ({"search": "1"}, [1]),
+        ({"offset": 1, "limit": 1}, [2]),
+    ):
+        page = InstrumentPage.model_validate(service.board.find(FindParams.model_validate(wanted)))
+        assert [instrument.instrument_token for instrument in page.instruments] == tokens
+        assert page.total == (3 if "offset" in wanted else len(tokens))
 
 
 def test_the_latest_tick_outlives_its_worker():

@@ -151,7 +151,7 @@ def test_wrong_usage(tmp_path, arguments):
 # Without a service.
 
 
-ALONE = ("run", "verify", "simulate", "token", "gaps")  # need no service
+ALONE = ("run", "verify", "simulate", "token", "gaps", "top")  # need no service, or wait for one
 
 
 @pytest.mark.parametrize("name", [name for name in _COMMANDS if name not in ALONE])
@@ -247,13 +247,36 @@ def test_tables_fit_the_terminal(service, columns):
     rows = {line.split()[1]: line.split() for line in shown.splitlines() if line[:1] in ("1", "2", "3")}
     assert list(rows) == ["primary", "secondary", "tertiary"]
     assert rows["tertiary"][2] == "standby"
-    assert len(rows["primary"]) == (8 if columns == 80 else 10)
-    assert "…" not in shown
-    table = [line for line in shown.splitlines() if not line.startswith(("healthy", "writer recording"))]
-    assert max(map(len, table)) <= columns
-    tokens = mds(folder, "instruments", columns=columns).stdout
-    assert "…" not in tokens
-    assert max(len(line) for line in tokens.splitlines()) <= columns
+    header = next(line for line in shown.splitlines() if line.split()[:1] == ["role"])
+    wide_only = ("mode", "rate 1s", "pending", "reconnects", "pid")
+    assert all(name in header for name in ("state", "instruments", "ticks", "rate 10s", "age", "lag", "gaps"))
+    assert [name in header for name in wide_only] == [columns == 200 or name == "rate 1s" for name in wide_only]
+    for name in ("status", "instruments", "metrics"):
+        tables = mds(folder, name, columns=columns).stdout
+        assert "…" not in tables
+        assert tables
+        assert max(map(len, tables.splitlines())) <= columns
+
+
+def test_instruments_that_do_not_tick(service):
+    """`mds instruments` lists, if asked, only those that have not ticked for a while, or never."""
+    folder, _ = service
+
+    def listed(*options):
+        return json.loads(mds(folder, "instruments", "--json", *options).stdout)
+
+    wait_for(lambda: listed("--never") == [])
+    every = len(listed())
+    assert len(listed("--stale-s", "0")) == every
+    assert len(listed("--stale-s", "0", "--mode", "full")) + len(listed("--stale-s", "0", "--mode", "quote")) == every
+    assert listed("--stale") == []
+    dead = "3329"  # the simulator has nothing for it
+    assert mds(folder, "subscribe", dead).returncode == 0
+    for options in (["--never"], ["--stale"], ["--never", "--connection", "1"]):
+        assert [str(one["instrument_token"]) for one in listed(*options)] == [dead]
+    assert listed("--never", "--connection", "2") == []
+    assert mds(folder, "health").stdout.splitlines()[-1] == "1 instrument never ticked: mds instruments --never"
+    assert mds(folder, "unsubscribe", dead).returncode == 0
 
 
 def test_a_second_run_is_refused(service):

@@ -13,13 +13,14 @@ from pydantic import BaseModel
 
 from pipeline.cli import main
 from pipeline.requests import (
+    MAX_PAGE,
     Change,
     FailbackParams,
     FailoverParams,
+    FindParams,
     HistoryEntry,
     HistoryParams,
     MirrorParams,
-    NoParams,
     Pending,
     Restarted,
     RestartParams,
@@ -29,7 +30,7 @@ from pipeline.requests import (
     UnsubscribeParams,
 )
 from pipeline.role import Lock, endpoint
-from pipeline.status import InstrumentSubscription
+from pipeline.status import InstrumentPage, InstrumentSubscription
 from pipeline.wire import CONTROL_SOCKET
 
 PARAMS: dict[str, type[BaseModel]] = {
@@ -42,7 +43,7 @@ PARAMS: dict[str, type[BaseModel]] = {
     "failback": FailbackParams,
     "restart": RestartParams,
     "history": HistoryParams,
-    "instruments": NoParams,
+    "find_instruments": FindParams,
 }
 REFUSED = -32000
 WRONG_WORD = "is not an instrument token, a whole number from 1 to 4294967295\n"
@@ -438,28 +439,37 @@ def test_history(service, mds):
 
 
 def test_instruments_can_be_narrowed(service, mds):
-    """`--mode` and `--connection` leave out the others; what is mirrored is on two connections."""
-    held = [(1, 1, "ltp", False), (2, 1, "full", True), (3, 2, "full", False)]
-    unticked = {"subscribed_at": "", "tick_count": 0, "last_price": None, "last_tick_time": None, "tick_age_s": None}
-    service.returns(
-        [
-            InstrumentSubscription(
-                instrument_token=token, connection_id=connection, mode=mode, mirrored=mirrored, **unticked
-            ).model_dump()
-            for token, connection, mode, mirrored in held
-        ]
-    )
-    for arguments, tokens in (
-        ("", [1, 2, 3]),
-        ("--mode full", [2, 3]),
-        ("--connection 1", [1, 2]),
-        ("--connection 1 --mode full", [2]),
-        ("--connection 3", [2]),
-        ("--connection 3 --mode ltp", []),
+    """The service is asked for those that are wanted; `--never` leaves out what has ticked."""
+    instruments = [
+        InstrumentSubscription(
+            instrument_token=token,
+            connection_id=1,
+            mode="quote",
+            mirrored=token == 2,
+            subscribed_at="",
+            tick_count=count,
+            last_price=None,
+            last_tick_time=None,
+            tick_age_s=None,
+        )
+        for token, count in ((1, 0), (2, 7))
+    ]
+    page = InstrumentPage(total=2, offset=0, limit=MAX_PAGE, instruments=instruments)
+    service.returns(page.model_dump())
+    for arguments, wanted, tokens in (
+        ("", {}, [1, 2]),
+        ("--mode FULL", {"mode": "full"}, [1, 2]),
+        ("--connection 3 --mode ltp", {"mode": "ltp", "connection_id": 3}, [1, 2]),
+        ("--stale", {"stale": True}, [1, 2]),
+        ("--stale-s 5", {"stale": True, "stale_s": 5.0}, [1, 2]),
+        ("--never", {}, [1]),
     ):
         shown = json.loads(mds("instruments", *arguments.split(), "--json")[1])
         assert [instrument["instrument_token"] for instrument in shown] == tokens
-        assert len(mds("instruments", *arguments.split())[1].splitlines()) == 1 + len(tokens)
+        assert service.requests[-1] == ("find_instruments", FindParams(limit=MAX_PAGE, **wanted))
+        lines = mds("instruments", *arguments.split())[1].splitlines()
+        assert [line.split()[0] for line in lines[1:]] == [str(token) for token in tokens]
+    assert "1, 3" in mds("instruments")[1]
 
 
 # Completion.

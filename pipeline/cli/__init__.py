@@ -18,12 +18,14 @@ _SECTIONS = {
         "token": "Hand over the access token of the day.",
     },
     "Look": {
+        "top": "Watch it, until q; a line at a time in a pipe.",
         "status": "Show what the running service does.",
         "health": "Tell whether it is recording; exit 1 if not.",
         "connections": "Show the three Kite connections.",
         "instruments": "Show the subscribed instruments.",
         "storage": "Show what is being written.",
         "metrics": "Show counts and rates.",
+        "events": "Show what happened of late.",
         "history": "Show what was changed, when and by whom.",
     },
     "Change what is recorded": {
@@ -48,6 +50,7 @@ _SECTIONS = {
 _COMMANDS = {name: text for section in _SECTIONS.values() for name, text in section.items()}
 _MODULES = {
     **dict.fromkeys(_SECTIONS["Look"], "status"),
+    **{name: name for name in ("top", "events")},
     **dict.fromkeys((*_SECTIONS["Change what is recorded"], *_SECTIONS["Step in"]), "changes"),
 }
 

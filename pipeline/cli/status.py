@@ -3,26 +3,25 @@
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
+from rich.text import Text
 
-from pipeline import config
+from pipeline import config, readable
 from pipeline.cli import tables
 from pipeline.cli.options import MODE, config_option, connection_option, json_option, print_json
+from pipeline.cli.tables import coloured
 from pipeline.client import Client
 from pipeline.config import CONNECTIONS, Mode
-from pipeline.requests import KEPT_CHANGES, HistoryEntry, HistoryParams
+from pipeline.requests import KEPT_CHANGES, MAX_PAGE, FindParams, HistoryEntry, HistoryParams
 from pipeline.status import ConnectionStatus, HealthResponse, InstrumentSubscription, Process, Storage
 
-WIDE_ONLY = ("mode", ">pid")  # the role tells the mode, the list of processes the pid
+# Of the connections' table; the role tells the mode, the list of processes the pid.
+LEAST = (">pid", "mode", ">pending", ">reconnects", ">rate 1s", ">rate 60s", ">lag", ">gaps", ">age")
+STALE_S_MAX = 86_400 * 365
 MIRROR = CONNECTIONS[-1]  # records what it mirrors, as well
-_COLOURS = {
-    **dict.fromkeys(("healthy", "live", "running", "done"), "green"),
-    "degraded": "yellow",
-    **dict.fromkeys(("down", "refused"), "red"),
-}
 
 _Answer = TypeVar("_Answer")
 
@@ -83,15 +82,32 @@ def connections(config_file: Path | None, as_json: bool) -> None:
 @click.command()
 @click.option("--mode", type=MODE, help="Only those in this mode.")
 @connection_option("Only those on connection N.")
+@click.option("--stale", is_flag=True, help="Only those without a tick for some time, or ever.")
+@click.option(
+    "--stale-s",
+    type=click.FloatRange(0, STALE_S_MAX),
+    metavar="S",
+    help=f"--stale, for S seconds.  [default: {FindParams().stale_s:g}]",
+)
+@click.option("--never", is_flag=True, help="Only those that have never ticked.")
 @config_option
 @json_option
-def instruments(config_file: Path | None, mode: Mode | None, connection: int | None, as_json: bool) -> None:
-    """Show the subscribed instruments, with count, price and time of the latest tick."""
-    answer = [
-        instrument
-        for instrument in _ask(config_file, Client.instruments)
-        if mode in (None, instrument.mode) and connection in (None, *_recorded_on(instrument))
-    ]
+def instruments(
+    *,
+    mode: Mode | None,
+    connection: int | None,
+    stale: bool,
+    stale_s: float | None,
+    never: bool,
+    config_file: Path | None,
+    as_json: bool,
+) -> None:
+    """Show the subscribed instruments, with count, price, time and age of the latest tick."""
+    wanted: dict[str, Any] = {"mode": mode, "connection_id": connection, "limit": MAX_PAGE}
+    if stale or stale_s is not None:
+        wanted |= {"stale": True} | ({} if stale_s is None else {"stale_s": stale_s})
+    found = _ask(config_file, lambda client: client.find_instruments(**wanted)).instruments
+    answer = [instrument for instrument in found if not (never and instrument.tick_count)]
     if as_json:
         print_json([instrument.model_dump() for instrument in answer])
     else:
@@ -120,9 +136,9 @@ def metrics(config_file: Path | None, as_json: bool) -> None:
         print_json(answer.model_dump())
         return
     table = tables.table("", "")
-    for name, value in answer.model_dump().items():
-        table.add_row(name.replace("_", " "), str(value))
-    Console().print(table)
+    for name, value in answer:
+        table.add_row(name.replace("_", " "), _figure(value))
+    tables.show(Console(), table)
 
 
 @click.command()
@@ -145,8 +161,11 @@ def history(config_file: Path | None, limit: int, as_json: bool) -> None:
         _show_history(Console(), answer)
 
 
-def _coloured(word: str) -> str:
-    return f"[{_COLOURS[word]}]{word}[/]" if word in _COLOURS else word
+def _figure(value: Any) -> str:
+    """Return a figure as people read it, texts as they are."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name}: {_figure(each)}" for name, each in value.items())
+    return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
 def _time(timestamp: str | None) -> str:
@@ -154,38 +173,45 @@ def _time(timestamp: str | None) -> str:
 
 
 def _show_health(console: Console, answer: HealthResponse) -> None:
-    console.print(
-        f"{_coloured(answer.status)}: {answer.total_subscribed_instruments} instruments, "
-        f"{answer.ticks_per_second:,.0f} ticks/s, last tick {_time(answer.last_tick_time)}, "
-        f"up {answer.uptime_seconds:,.0f} s",
-        highlight=False,
-        soft_wrap=True,
+    figures = (
+        readable.counted(answer.total_subscribed_instruments, "instrument"),
+        f"{answer.ticks_per_second:,.0f} ticks/s",
+        readable.ago(answer.tick_age_s),
+        f"up {readable.span(answer.uptime_seconds)}",
     )
+    console.print(coloured(answer.status) + f": {', '.join(figures)}", highlight=False, soft_wrap=True)
     for reason in answer.reasons:
-        console.print(f"  - {reason}", highlight=False, markup=False, soft_wrap=True)
+        console.print(f"  - {readable.printable(reason)}", highlight=False, markup=False, soft_wrap=True)
+    if answer.never_ticked:
+        click.echo(f"{readable.counted(answer.never_ticked, 'instrument')} never ticked: mds instruments --never")
 
 
 def _show_connections(console: Console, answer: dict[str, ConnectionStatus]) -> None:
-    rows = [
+    rows: list[tables.Row] = [
         {
             "": name,
             "role": c.role,
-            "state": _coloured(c.state),
+            "state": coloured(c.state),
             "mode": c.mode,
             ">instruments": f"{c.subscribed_instruments:,}",
             ">ticks": f"{c.tick_count:,}",
-            ">ticks/s": f"{c.tick_rate:,.0f}",
-            "last tick": _time(c.last_tick_time),
+            ">rate 1s": f"{c.tick_rate_1s:,.0f}",
+            ">rate 10s": f"{c.tick_rate:,.0f}",
+            ">rate 60s": f"{c.tick_rate_60s:,.0f}",
+            ">age": readable.span(c.tick_age_s),
             ">pending": f"{c.ticks_pending:,}",
+            ">lag": readable.milliseconds(c.lag_ms),
+            ">gaps": f"{c.gaps:,}",
+            ">reconnects": f"{c.reconnects:,}",
             ">pid": str(c.pid or "-"),
         }
         for name, c in answer.items()
     ]
-    columns = [column for column in rows[0] if console.width >= tables.WIDE or column not in WIDE_ONLY]
-    table = tables.table(*columns)
+    names = tables.fitting(rows, LEAST, console.width)
+    table = tables.table(*names)
     for row in rows:
-        table.add_row(*(row[column] for column in columns))
-    console.print(table)
+        table.add_row(*(row[name] for name in names))
+    tables.show(console, table)
 
 
 def _recorded_on(instrument: InstrumentSubscription) -> tuple[int, ...]:
@@ -194,12 +220,12 @@ def _recorded_on(instrument: InstrumentSubscription) -> tuple[int, ...]:
 
 
 def _show_instruments(console: Console, answer: list[InstrumentSubscription]) -> None:
-    table = tables.table(">token", "connection", "mode", ">ticks", ">last price", "last tick")
+    table = tables.table(">token", "connection", "mode", ">ticks", ">last price", "last tick", ">age")
     for i in answer:
         price = "-" if i.last_price is None else f"{i.last_price:,.2f}"
         row = (f"{i.instrument_token}", ", ".join(map(str, _recorded_on(i))), i.mode, f"{i.tick_count:,}", price)
-        table.add_row(*row, _time(i.last_tick_time) if i.tick_count else "never")
-    console.print(table)
+        table.add_row(*row, _time(i.last_tick_time) if i.tick_count else "never", readable.span(i.tick_age_s))
+    tables.show(console, table)
 
 
 def _show_history(console: Console, answer: list[HistoryEntry]) -> None:
@@ -208,7 +234,7 @@ def _show_history(console: Console, answer: list[HistoryEntry]) -> None:
     for entry in answer:
         count, connections = f"{len(entry.instruments):,}", ", ".join(sorted(entry.connections)) or "-"
         row = (entry.timestamp[:19].replace("T", " "), entry.by, entry.action, count, entry.mode or "-", connections)
-        table.add_row(*row, _coloured(entry.result))
+        table.add_row(*row, coloured(entry.result))
     with console.capture() as printed:
         console.print(table)
     header, *rows = printed.get().splitlines()
@@ -220,19 +246,27 @@ def _show_history(console: Console, answer: list[HistoryEntry]) -> None:
 
 
 def _show_storage(console: Console, answer: Storage) -> None:
-    console.print(
-        f"writer {answer.state}{': ' + answer.reason if answer.reason else ''}; {answer.current_file}, "
-        f"{answer.ticks_stored:,} ticks stored, {answer.bytes_written / 2**20:,.1f} MB, "
-        f"last sync {answer.commit_ms:.1f} ms, {answer.free_bytes / 2**30:,.1f} GB free",
-        highlight=False,
-        markup=False,
-        soft_wrap=True,
+    reason = f", {readable.printable(answer.reason)}" if answer.reason else ""
+    hours = answer.hours_until_full
+    written = readable.size(answer.bytes_written)
+    longest = f"longest of 10 s {answer.commit_ms_max:.1f} ms"
+    until_full = f", full in {readable.span(hours * readable.HOUR_S)} at this rate" if hours is not None else ""
+    lines = (
+        f"{reason}: {answer.current_file}, {answer.ticks_stored:,} ticks stored",
+        f"  {written}, {answer.bytes_per_second / 2**20:,.2f} MB/s, spool {readable.size(answer.spool_bytes)}",
+        f"  {answer.commits_per_second:,.0f} commits/s, last sync {answer.commit_ms:.1f} ms, {longest}",
+        f"  {readable.size(answer.free_bytes)} free{until_full}",
     )
+    console.print(Text("writer ") + coloured(answer.state) + "\n".join(lines), highlight=False, soft_wrap=True)
+    faults = ((answer.syncs_failed, "sync failed"), (answer.batches_refused, "batch refused"))
+    for count, what in faults:
+        if count:
+            click.echo(f"  {count:,} {what}")
 
 
 def _show_processes(console: Console, answer: dict[str, Process]) -> None:
     table = tables.table("process", "state", ">pid", ">restarts")
     for name, process in answer.items():
         if process.state != "off":
-            table.add_row(name, _coloured(process.state), str(process.pid), str(process.restarts))
-    console.print(table)
+            table.add_row(name, coloured(process.state), str(process.pid or "-"), str(process.restarts))
+    tables.show(console, table)

@@ -2,6 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -97,6 +98,7 @@ def _events(lines: Iterable[bytes], but_epoch: int) -> Iterator[dict[str, Any]]:
     for line in lines:
         try:
             event = orjson.loads(line)
+            datetime.fromisoformat(event["timestamp"])
             if event["epoch"] != but_epoch and isinstance(event["event"], str) and event["source"]:
                 yield event
         except (ValueError, TypeError, KeyError):

@@ -23,7 +23,7 @@ from pydantic import SecretStr
 from pipeline import __version__, role
 from pipeline.config import CONNECTIONS, Config
 from pipeline.credentials import TokenFile
-from pipeline.days import NS_PER_MS, Calendar
+from pipeline.days import Calendar
 from pipeline.epoch import epochs_held
 from pipeline.errors import AlreadyRunningError, NotSubscribedError
 from pipeline.events import SUPERVISOR_ID
@@ -88,7 +88,7 @@ class Supervisor:
         self._background: set[asyncio.Task[None]] = set()
         self._misheard = 0
         self._stop = asyncio.Event()
-        self._bulletin = Bulletin(time.time_ns() // NS_PER_MS)
+        self._bulletin = Bulletin()
         self._notifier = Notifier(config)
         self._bulletin.listener = self._notifier.hear
         self._health = "starting"  # as the event log knows it

@@ -383,7 +383,7 @@ def test_before_the_start_there_is_nothing_to_ask(tmp_path):
     assert service.activate_redundancy() is False
     asking = (
         *(service.get_health, service.get_connections, service.get_instruments, service.get_storage_status),
-        *(service.get_metrics, service.get_status_summary, service.wait_for_ticks),
+        *(service.get_metrics, service.get_status_summary, service.wait_for_ticks, service.monitor),
     )
     for ask in asking:
         with pytest.raises(NotRunningError, match=r"start\(\)"):
@@ -499,6 +499,30 @@ def test_threads_may_share_it(service):
 
     with ThreadPoolExecutor(8) as threads:
         assert all(threads.map(ask, range(200)))
+
+
+def test_monitoring_prints_a_line_an_interval(service, capsys):
+    """One at once, one at the end, one at each interval between; a service that is gone is told as down."""
+    service.subscribe_instruments(INSTRUMENTS[:2])
+    wait_for_flow(service, 1)
+    service.monitor(duration_seconds=0.3, interval_seconds=0.1)
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 4
+    assert all(" healthy: 1/3 connections active, 2 instruments, " in line for line in lines)
+    with pytest.raises(ValueError, match="must be above 0"):
+        service.monitor(1, 0)
+
+
+def test_monitoring_tells_of_the_end(simulator, tmp_path, capsys):
+    """A service that dies meanwhile is told as down, and the lines go on."""
+    with recorder(tmp_path, ws_url=simulator) as (service, place):
+        assert service.start()
+        with ThreadPoolExecutor(1) as thread:
+            monitoring = thread.submit(service.monitor, 1, 0.1)
+            until(lambda: capsys.readouterr().out, "there is a line")
+            place.send("supervisor", signal.SIGKILL)
+            monitoring.result(DEADLINE_S)
+        assert " down: the service has ended by signal 9" in capsys.readouterr().out.splitlines()[-1]
 
 
 def test_the_summary_has_all_of_it(service):
