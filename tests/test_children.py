@@ -14,7 +14,7 @@ import pytest
 from pipeline import __version__, role
 from pipeline.config import Config
 from pipeline.errors import RequestRefusedError
-from pipeline.role import SIMULATOR, WRITER, read_holder
+from pipeline.role import HTTP, SIMULATOR, WRITER, read_holder
 from pipeline.supervisor.children import LOG_BYTES, Children
 
 DEADLINE_S = 20
@@ -128,6 +128,21 @@ def test_a_child_that_fails_is_tried_again_and_again(config, caplog):
     asyncio.run(scenario())
     assert "has ended with exit code 1, starting it again in" in caplog.text
     assert output(config, "worker-1").count("failed on purpose") >= 3
+
+
+def test_who_may_die_too_often(config):
+    """Nothing depends on the HTTP process: it is never given up, as a worker is."""
+
+    async def scenario():
+        async with started(config) as (family, _):
+            for name in ("worker-1", HTTP):
+                family.add(name, "the_child", "wait")
+            deaths = config.failover.max_deaths + 1
+            last = {name: [family.all[name].restarts.died(1.0) for _ in range(deaths)][-1] for name in family.all}
+            assert last["worker-1"] is None
+            assert last[HTTP] is not None
+
+    asyncio.run(scenario())
 
 
 def test_a_signal_without_a_name_is_no_obstacle(config, caplog):

@@ -29,7 +29,7 @@ while True:
 """
 FOR_EVER = float("inf")
 WORKER_1, WORKER_2 = ("pipeline.worker", "1"), ("pipeline.worker", "2")
-WRITER, SIMULATOR = ("pipeline.writer",), ("pipeline.simulator", "--port", "0")
+WRITER, SIMULATOR, HTTP = ("pipeline.writer",), ("pipeline.simulator", "--port", "0"), ("pipeline.web",)
 
 
 @pytest.fixture
@@ -45,7 +45,7 @@ def run(tmp_path, config):
     """Starts `python -m MODULE ARGUMENT...` with settings as the supervisor hands them on; returns its pid."""
     package = tmp_path / "pipeline"
     package.mkdir()
-    for module in ("__init__", "worker", "writer", "simulator", "other"):
+    for module in ("__init__", "worker", "writer", "simulator", "web", "other"):
         (package / f"{module}.py").write_text(PLAYED if module != "__init__" else "")
     with contextlib.ExitStack() as started:
 
@@ -77,23 +77,25 @@ def found(config):
 
 
 def test_all_end_in_order(config, run, tmp_path):
-    """Workers first and then, when all of them are gone, the writer, then the simulator; no lock file is needed."""
+    """Workers first and then, when all of them are gone, the writer, then the rest; no lock file is needed."""
     pids = {
         name: run(command, lasts_s=lasts_s)
         for name, command, lasts_s in (
+            ("http", HTTP, 0),
             ("simulator", SIMULATOR, 0),
             ("writer", WRITER, 0),
             ("worker-2", WORKER_2, 0.2),
             ("worker-1", WORKER_1, 0),
         )
     }
-    roles = ["worker-1", "worker-2", "writer", "simulator"]
+    roles = ["worker-1", "worker-2", "writer", "simulator", "http"]
     assert found(config) == [(name, pids[name]) for name in roles]
     named = ", ".join(f"{name} (process {pids[name]})" for name in roles)
     assert end(config) == (True, [f"the supervisor is gone; ending what it has left: {named}"])
     ended = (tmp_path / "ended").read_text().splitlines()
     assert sorted(ended[:2]) == ["1 pipeline.worker", "2 pipeline.worker"]
-    assert ended[2:] == ["pipeline.writer", "--port 0 pipeline.simulator"]
+    assert ended[2] == "pipeline.writer"
+    assert sorted(ended[3:]) == ["--port 0 pipeline.simulator", "pipeline.web"]
     assert found(config) == []
 
 
@@ -144,13 +146,14 @@ def test_who_has_something_to_lose_is_not_killed(config, run, monkeypatch, comma
     assert found(config) == [(name, hanging), ("simulator", simulator)]
 
 
-def test_the_simulator_is_killed_where_it_does_not_end(config, run, monkeypatch):
-    """It has nothing to lose."""
-    monkeypatch.setattr(orphans, "SIMULATOR_END_S", 0.1)
-    hanging = run(SIMULATOR, lasts_s=FOR_EVER)
+@pytest.mark.parametrize(("command", "name"), [(SIMULATOR, "simulator"), (HTTP, "http")])
+def test_who_has_nothing_to_lose_is_killed_where_it_does_not_end(config, run, monkeypatch, command, name):
+    """It is named all the same."""
+    monkeypatch.setattr(orphans, "UNASKED_END_S", 0.1)
+    hanging = run(command, lasts_s=FOR_EVER)
     stored, told = end(config)
     assert stored
-    assert told[1:] == [f"simulator (process {hanging}) does not end, killing it"]
+    assert told[1:] == [f"{name} (process {hanging}) does not end, killing it"]
     ended = os.waitid(os.P_PID, hanging, os.WEXITED | os.WNOWAIT)
     assert ended
     assert ended.si_status == signal.SIGKILL
