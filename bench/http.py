@@ -71,7 +71,8 @@ def main(*, rate: int, requests: int, seconds: int, turns: int, as_json: bool) -
         "cpu_alone_s": round(alone_s, 2),
         "cpu_looked_at_s": round(looked_at_s, 2),
         "cpu_more_percent": round((looked_at_s / alone_s - 1) * 100, 1),
-        "cpu_of_http_s": round(cpu_s[True]["http"], 2),
+        **{f"cpu_more_{role}_s": round(cpu_s[True][role] - cpu_s[False][role], 2) for role in RECORDING},
+        "cpu_http_s": round(cpu_s[True]["http"], 2),
         "health": health.status,
     }
     if as_json:

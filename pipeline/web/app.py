@@ -29,7 +29,7 @@ from pipeline.web.page import Page
 from pipeline.web.source import Source
 
 ABOUT = """What the recorder does, read-only. Times are ISO 8601 with offset. All figures come from counters and are at
-most 0.2 s old. What goes wrong is answered with `{"detail": "..."}`."""
+most a second old. What goes wrong is answered with `{"detail": "..."}`."""
 
 _None = SkipJsonSchema[None]  # of a parameter that is not given; "null" cannot be
 SHOWN_CHARS, SHOWN_PROBLEMS = 100, 5  # of what a request has wrong

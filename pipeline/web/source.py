@@ -17,7 +17,7 @@ from pipeline.errors import ControlError, NotRunningError
 from pipeline.status import Overview
 from pipeline.web import prometheus
 
-SHARED_S = 0.2  # so long an answer is given to all who ask
+SHARED_S = 0.5  # so long an answer is given to all who ask; the processes report as often
 TIMEOUT_S = 1.5  # of a question: who asks over HTTP is to hear soon that nobody answers
 NO_NOTICES = 2**62  # above the number of any notice
 

@@ -35,7 +35,7 @@ from tests.integration.service import DEADLINE_S, Service, until
 
 ST = Path(sys.executable).with_name("st")
 TOKEN = "canary-http-token-4b1d"  # noqa: S105  made up
-RATE_S = 10.0  # counts are up to a second old, which may be a part of 5 % of this
+RATE_S = 10.0  # counts are up to half a second old, which is a part of 5 % of this
 TOLERANCE = 0.05
 
 
@@ -137,7 +137,7 @@ def web(new_service: NewService, begin: Begin, kite: Kite) -> tuple[Service, Web
     begin(service)
     client = Web(port)
     client.until(200)
-    until(lambda: client.get("/health")["status"] == "healthy", "all is well")
+    until(lambda: client.ask("/health").json["status"] == "healthy", "all is well")
     return service, client
 
 
@@ -202,6 +202,7 @@ def test_prometheus_scrapes_while_others_misbehave(web: tuple[Service, Web], kit
         until(lambda: monitor.value("up") == 1 and monitor.value("mds_up") == 1, "it is scraped")
         until(lambda: (monitor.value('mds_ticks_received_total{connection="2"}') or 0) > 0, "ticks are counted")
         began_s, sent = time.time(), kite.sent()
+        until(lambda: monitor.latest() >= began_s, "the first count is not one that is shared with others")
         misbehave(client)
         fuzz(client.port, tmp_path)
         until(lambda: time.time() >= began_s + RATE_S, "the time is over which rates are taken")
@@ -305,7 +306,7 @@ def test_what_happens_is_told(web: tuple[Service, Web], kite: Kite) -> None:
         until(lambda: client.ask("/health").json["status"] == "degraded", "nothing is missed")
         assert client.status() == 200
         kite.tell("bar", how=None)
-        until(lambda: client.get("/health")["reasons"] == [], "all is well")
+        until(lambda: client.ask("/health").json["reasons"] == [], "all is well")
         assert next(data for kind, data in events if kind == "notice" and data["event"] == "process_died")
         until_told(events, "degraded")
         until_told(events, "healthy")
