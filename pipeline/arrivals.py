@@ -31,7 +31,8 @@ class Arrivals:
         self._returned: set[int] = set()  # of the unseen: sent again that soon, their ticks prove nothing
         self._told = 0  # how many were left when it was last told
         self._frames = 0  # how many were heard
-        self._last: frozenset[int] = frozenset()  # sent last: when one of them ticks, Kite has taken all before
+        # What was sent, in order, and is still subscribed: when one of the last batch ticks, Kite has taken all before.
+        self._batches: dict[object, set[int]] = {}
 
     @property
     def unseen(self) -> Collection[int]:
@@ -44,12 +45,14 @@ class Arrivals:
             when = object()
             self._unseen.update(dict.fromkeys(batch.tokens, when))
             self._returned |= self._dropped.keys() & batch.tokens
-            self._last = frozenset(batch.tokens)
+            self._batches[when] = set(batch.tokens)
             self._wait(batch.tokens, when)
         elif batch.action == "unsubscribe":
             when = object()
             for token in batch.tokens:
                 self._unseen.pop(token, None)
+            left = {sent: tokens.difference(batch.tokens) for sent, tokens in self._batches.items()}
+            self._batches = {sent: tokens for sent, tokens in left.items() if tokens}
             self._dropped.update(dict.fromkeys(batch.tokens, when))
             self._later(STALE_S, self._forget, batch.tokens, when)
         self._told = len(self._unseen)
@@ -58,7 +61,7 @@ class Arrivals:
         """Take note that the socket is gone: all has to be sent again."""
         self._unseen.clear()
         self._dropped.clear()
-        self._last = frozenset()
+        self._batches.clear()
 
     def hear(self) -> None:
         """Take note of frames, heartbeats included."""
@@ -79,14 +82,15 @@ class Arrivals:
 
         That is one with a tick of those that were sent last; frames without may have been under way before.
         """
+        last = next(reversed(self._batches.values()), None)
         for recv_ns, payload in frames:
-            if not self._last or not self._last.isdisjoint(tokens_in(payload, split(payload))):
+            if last is None or not last.isdisjoint(tokens_in(payload, split(payload))):
                 return recv_ns
         return None
 
     def complete(self) -> None:
-        """Await none of those that were sent last any more."""
-        self._last = frozenset()
+        """Await nothing of what was sent any more."""
+        self._batches.clear()
 
     def _wait(self, tokens: Iterable[int], when: object) -> None:
         self._later(FIRST_TICK_S, self._had_time, tokens, when, self._frames)
@@ -103,11 +107,15 @@ class Arrivals:
     def _had_time(self, tokens: Iterable[int], when: object, frames: int) -> None:
         """No longer wait for these, unless they have been sent again since, or the socket may be half-open."""
         waiting = [token for token in tokens if self._unseen.get(token) is when]
-        if waiting and self._frames == frames:
+        if self._frames == frames and (waiting or when in self._batches):
             self._wait(waiting, when)
-        elif waiting:
+            return
+        if when in self._batches:
+            sent = list(self._batches)
+            for earlier in sent[: sent.index(when) + 1]:
+                del self._batches[earlier]
+        if waiting:
             self._arrive(waiting)
-            self.complete()
             self._on_news()
 
     def _arrive(self, tokens: Collection[int]) -> None:

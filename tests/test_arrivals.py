@@ -139,3 +139,37 @@ def test_a_tick_of_what_was_sent_last_shows_that_all_was_taken():
     assert connection.arrivals.all_sent(frames) == 12
     connection.arrivals.complete()
     assert connection.arrivals.all_sent(frames) == 10
+
+
+def test_what_was_sent_last_and_is_dropped_is_not_awaited():
+    """What was sent before it is the last again; where nothing is left any frame will do."""
+    connection = Connection()
+    connection.subscribe(1, 2)
+    connection.subscribe(3, 4)
+    connection.arrivals.sent(Batch("unsubscribe", (3,)))
+    assert connection.arrivals.all_sent([(10, frame(1, 3)), (11, frame(4))]) == 11
+    connection.arrivals.sent(Batch("unsubscribe", (4,)))
+    assert connection.arrivals.all_sent([(12, frame(3, 4)), (13, frame(2))]) == 13
+    connection.arrivals.sent(Batch("unsubscribe", (1, 2)))
+    assert connection.arrivals.all_sent([(14, b"\0")]) == 14
+
+
+def test_who_has_ticked_before_anybody_asked_is_not_awaited_for_long():
+    """It may not tick again for hours: after its time any frame shows that it was taken; a later batch has its own."""
+
+    async def scene():
+        connection = Connection()
+        connection.subscribe(1)
+        await connection.see(1)
+        assert connection.arrivals.all_sent([(10, frame(2))]) is None
+        connection.timers[0]()  # not a byte has come since
+        connection.subscribe(3)
+        connection.arrivals.hear()
+        connection.timers[-2]()
+        assert connection.arrivals.all_sent([(11, frame(2))]) is None
+        assert connection.arrivals.all_sent([(12, frame(3))]) == 12
+        connection.arrivals.hear()
+        connection.timers[-1]()
+        assert connection.arrivals.all_sent([(13, frame(2))]) == 13
+
+    asyncio.run(scene())

@@ -350,6 +350,28 @@ def test_other_refusals_are_no_reason_to_take_over(kite: Kite, new_service: NewS
     assert done(service, "failover") == []
 
 
+def test_all_that_was_refused_and_killed_records_again(kite: Kite, new_service: NewService, begin: Begin):
+    """What comes back first carries for the others until they are back, and no gap stays open after that."""
+
+    def are_refused(status: Status) -> bool:
+        return all(status["connections"][c]["state"] == "unauthorised" for c in "12")
+
+    service = new_service(**SETTINGS)
+    kite.load(1000)
+    client = begin(service)
+    for _ in range(round(3 * SCALE)):
+        kite.tell("bar", how=403)
+        for connection in kite.connections():
+            if connection["open"]:
+                kite.tell("abort", connection=connection["number"])
+        service.wait_for(are_refused, "both are refused")
+        kite.tell("bar", how=None)
+        for role in ("worker-1", "worker-2", "worker-3"):
+            service.kill(role)
+        until(lambda: client.health().status == "healthy", "all is well")
+    wait_until_home(kite, service)
+
+
 # The supervisor dies, drills, and no spare.
 
 
