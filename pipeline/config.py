@@ -140,6 +140,15 @@ def is_loopback(host: str) -> bool:
         return host.lower() == "localhost"
 
 
+def _is_host(host: str) -> bool:
+    """Tell whether this may be a name or an address at all, as far as that is to be seen without asking for it."""
+    try:
+        host.encode("idna")
+    except UnicodeError:  # a label is empty or too long
+        return False
+    return bool(host) and "\0" not in host
+
+
 class Http(_Section):
     """The status pages and API. Read-only; a token is asked for wherever one is set."""
 
@@ -163,7 +172,7 @@ class Http(_Section):
     def _is_address(cls, value: str) -> str:
         host, _, port = value.rpartition(":")
         bare = host.startswith("[") == host.endswith("]") == (":" in host)
-        if value and not (host and bare and port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
+        if value and not (_is_host(host) and bare and port.isascii() and port.isdecimal() and 0 < int(port) < 2**16):
             raise ValueError('must be "host:port", like 127.0.0.1:8080 or [::1]:8080, or "" for none')
         return value
 

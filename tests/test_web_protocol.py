@@ -148,7 +148,7 @@ def test_chunked_body():
         (b"GET / HTTP/1.1\r\nHost: localhost\r\n: bad\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: -1\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\n", 400),
-        (b"GET / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n", 501),
+        (b"GET / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: gzip\r\n\r\n", 411),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
         (b"GET /\xff HTTP/1.1\r\nHost: localhost\r\n\r\n", 400),
         (b"GET / HTTP/1.1\r\nHost: localhost\r\nX: " + b"y" * 2**20 + b"\r\n\r\n", 431),
@@ -224,6 +224,43 @@ def test_too_many_connections(monkeypatch):
             with contextlib.suppress(ConnectionError):
                 assert await asyncio.wait_for(reader.read(), LONG_S) == b""
             for _, other in (*held, (reader, writer)):
+                other.close()
+
+    asyncio.run(main())
+
+
+def test_many_connections_at_once():
+    """No more are accepted in one go than there are files left for: asyncio takes as many as the backlog is long."""
+
+    async def main():
+        async with serving() as (server, port):
+            await talk(port, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            assert protocol.MAX_CONNECTIONS + server.config.backlog < 1024 - 200
+
+    asyncio.run(main())
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /live HTTP/1.1\r\nHost: loc"], ids=["nothing", "half a head"])
+def test_connections_that_do_not_ask_give_way(sent, monkeypatch):
+    """Connections held open without a request keep out nobody who has one."""
+    monkeypatch.setattr(protocol, "MAX_CONNECTIONS", 2)
+    monkeypatch.setattr(protocol, "HEAD_S", LONG_S)
+
+    async def main():
+        async with serving() as (server, port):
+            held = []
+            for number in (1, 2):
+                held.append(await asyncio.open_connection("127.0.0.1", port))
+                held[-1][1].write(sent)
+                await until(lambda number=number: len(server.server_state.connections) == number)
+            answer = await talk(port, GET.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n"))
+            assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
+            (first, _), (second, writer) = held
+            with contextlib.suppress(ConnectionError):
+                assert await asyncio.wait_for(first.read(), LONG_S) == b""
+            writer.write(GET.removeprefix(sent))
+            assert await asyncio.wait_for(second.readline(), LONG_S) == b"HTTP/1.1 200 OK\r\n"
+            for _, other in held:
                 other.close()
 
     asyncio.run(main())

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import logging
 import os
+import resource
 import socket
 import sys
 
@@ -20,16 +21,16 @@ from pipeline.errors import ConfigError, MdsError
 from pipeline.web import app, page
 from pipeline.web.events import Hub
 from pipeline.web.guard import Guard
-from pipeline.web.protocol import Server
+from pipeline.web.protocol import BACKLOG, Server
 from pipeline.web.source import Source
 
 log = logging.getLogger("pipeline.web")
 
 NICENESS = 10
+FILES = 1024  # open at a time: all connections that the server takes, and those that wait to be accepted
 HEARTBEAT_S = 0.5
 RETRY_S = 1.0  # to listen
 SEND_BUFFER = 256 * 1024  # bytes that the kernel keeps for a client that does not read
-BACKLOG = 128
 
 
 class Web:
@@ -135,6 +136,11 @@ def main() -> int:
     try:
         role.Lock(role.lock_path(config, role.HTTP)).acquire(config.http_hash)
         os.nice(NICENESS)
+        files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if files < FILES:
+            resource.setrlimit(
+                resource.RLIMIT_NOFILE, (FILES if most == resource.RLIM_INFINITY else min(FILES, most), most)
+            )
         asyncio.run(_run(config, context))
     except MdsError as error:
         log.error("%s", error)

@@ -126,7 +126,7 @@ class _Paths:
         try:
             answer = (await self._source.overview()).health
         except (NotRunningError, ControlError) as error:
-            return _json(Silence(reasons=[f"the service does not answer: {error}"]), 503)
+            return _json(Silence(reasons=[str(error)]), 503)
         return _json(answer, 503 if answer.status == "down" else 200)
 
     async def live(self) -> Response:

@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 MAX_BODY = 64 * 1024  # bytes; no request needs one at all
 MAX_HEAD = 32 * 1024
 BODY_S = 5.0  # for a body to arrive, or for one that is too large to be read and dropped
-MAX_REQUESTS = 200  # at a time
+MAX_REQUESTS = 200  # that are being answered at a time; those that only arrive do not count
 METHODS = "GET, HEAD"
 ALWAYS = {
     b"cache-control": b"no-store",
@@ -60,13 +60,6 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request."""
-        self._in_flight += 1
-        try:
-            await self._answer(scope, receive, send)
-        finally:
-            self._in_flight -= 1
-
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         path, headers = scope["path"], scope["headers"]
         policy = self._page.policy if path == "/" else DOCS if path.startswith("/docs") else NOTHING
         answer = _Answer(send, policy, is_head=scope["method"] == "HEAD")
@@ -76,13 +69,16 @@ class Guard:
         except RefusalError as refusal:
             await _refuse(refusal, _has_body(headers), receive, answer)
             return
+        self._in_flight += 1
         try:
             await self._app({**scope, "method": "GET"}, answer.receive(receive, nothing), answer)
         except Exception:  # it has been answered; the next request is another one
             log.exception("the request %s has failed", path)
+        finally:
+            self._in_flight -= 1
 
     def _check(self, scope: Scope) -> None:
-        if self._in_flight > MAX_REQUESTS:
+        if self._in_flight >= MAX_REQUESTS:
             raise RefusalError(503, f"{MAX_REQUESTS} requests are being answered already, try again later")
         hosts = [value for name, value in scope["headers"] if name == b"host"]
         if len(hosts) != 1 or not self._is_host(hosts[0].decode("latin-1")):

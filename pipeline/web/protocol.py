@@ -1,13 +1,14 @@
 """What a client may hold of the server: uvicorn's protocol, with limits on time and connections.
 
 A head has HEAD_S to arrive, and an idle connection IDLE_S to go on. Who does not take an answer is cut off after
-STALLED_S. What is no request at all is answered with the fitting 4xx, and the socket kept open for a moment for the
-answer to be read: closed on data that is still coming, it would be lost.
+STALLED_S. Where there are too many connections, the oldest that has never asked for anything gives way. What is no
+request at all is answered with the fitting 4xx, and the socket kept open for a moment for the answer to be read: closed
+on data that is still coming, it would be lost.
 """
 
 import asyncio
-import http
 import sys
+from http import HTTPStatus
 from typing import Any
 
 import h11
@@ -21,8 +22,9 @@ HEAD_S = 10.0
 IDLE_S = 15
 STALLED_S = 30.0
 LINGER_S = 2.0
+BACKLOG = 128  # connections that wait to be accepted; so many may be open above the limit for a moment
 END_S = 0.5  # for an answer to be sent when the process ends
-MAX_CONNECTIONS = 2 * MAX_REQUESTS  # more are closed without an answer
+MAX_CONNECTIONS = 2 * MAX_REQUESTS  # of more, the oldest that has not asked yet is closed, or else the new one
 
 
 class Protocol(H11Protocol):
@@ -31,11 +33,13 @@ class Protocol(H11Protocol):
     _overdue: asyncio.TimerHandle | None = None
     _stalled: asyncio.TimerHandle | None = None
     _is_refused = False
+    made_s = 0.0  # monotonic
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as in uvicorn's
         """Expect a head."""
         super().connection_made(transport)
-        if len(self.connections) > MAX_CONNECTIONS:
+        self.made_s = self.loop.time()
+        if len(self.connections) > MAX_CONNECTIONS and not self._make_room():
             transport.abort()
             return
         self._expect_head()
@@ -79,7 +83,17 @@ class Protocol(H11Protocol):
         """Answer what h11 has found to be no request, which is the exception that is being handled."""
         error = sys.exception()
         status = error.error_status_hint if isinstance(error, h11.RemoteProtocolError) else 400
+        if status == HTTPStatus.NOT_IMPLEMENTED:  # of a way to send a body, where none is wanted at all
+            status = HTTPStatus.LENGTH_REQUIRED
         self._refuse(status, msg if status != 431 else f"the head of the request has more than {MAX_HEAD} bytes")
+
+    def _make_room(self) -> bool:
+        """Close the oldest connection that has not asked for anything; return False where all have."""
+        others = [other for other in self.connections if isinstance(other, Protocol) and other is not self]
+        silent = [other for other in others if other.cycle is None and not other.transport.is_closing()]
+        if silent:
+            min(silent, key=lambda other: other.made_s).transport.abort()
+        return bool(silent)
 
     def _expect_head(self) -> None:
         """Start the clock when a head begins, on a new connection at once, and stop it when it is complete."""
@@ -124,7 +138,7 @@ class Protocol(H11Protocol):
             ("x-content-type-options", "nosniff"),
             ("connection", "close"),
         ]
-        reason = http.HTTPStatus(status).phrase.encode()
+        reason = HTTPStatus(status).phrase.encode()
         for event in (
             h11.Response(status_code=status, headers=headers, reason=reason),
             h11.Data(data=body),
@@ -151,6 +165,7 @@ class Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 proxy_headers=False,
+                backlog=BACKLOG,
                 timeout_keep_alive=IDLE_S,
                 timeout_graceful_shutdown=1,
                 h11_max_incomplete_event_size=MAX_HEAD,
