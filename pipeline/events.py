@@ -27,7 +27,7 @@ its place again by these endings, so their order is part of the format. In betwe
       stopped               last_seq: the last event of an epoch that ended in order
     supervisor   all with connection_id 0
       service_started       version, simulated
-      process_started       process, pid; also of one that was adopted
+      process_started       process, pid, adopted (an earlier run had started it)
       process_died          process, exit_code (null: not known), given_up (else it is started again)
       process_hung          process, pid: it is killed
       uncovered             instruments: [token, ...] of connections that have failed over, for which no other has room;

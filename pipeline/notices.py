@@ -61,6 +61,10 @@ def _text(event: str, details: Mapping[str, Any]) -> str:
         return f"{details['status']}, was {details['was']}"
     if event == "uncovered" and not details["instruments"]:
         return "all instruments have a place again"
+    if event == "process_started" and details.get("adopted"):
+        return f"{details['process']} was running already, and is adopted"
+    if event == "process_died" and details.get("given_up"):
+        return f"{details['process']} has died too often, and is given up: mds restart {details['process']}"
     known = _TEXTS.get(event)
     return known.format_map(details) if known else event
 

@@ -252,6 +252,12 @@ class Outbox:
         return self.live.pending + sum(outlet.pending for outlet in self._leftovers.values())
 
     @property
+    def spooled(self) -> list[tuple[int, int, int]]:
+        """The epochs that may have something pending: each with its last tick, and how many of its ticks are."""
+        outlets = [self.live, *self._leftovers.values()]
+        return [(outlet.stream.epoch, outlet.spool.last.seq, outlet.pending) for outlet in outlets]
+
+    @property
     def queued(self) -> int:
         """Ticks that are spooled and not yet handed to ZeroMQ."""
         return self.live.queued + sum(outlet.queued for outlet in self._leftovers.values())

@@ -135,7 +135,7 @@ class Metrics(_Model):
     lag_ms: float  # since the oldest of these was received
     queue_depth: int  # of these: not yet handed to the writer
     spool_bytes: int
-    average_tick_rate: float  # since the start
+    average_tick_rate: float  # since the service started, without what adopted processes had counted before
     ticks_per_second: float
     ticks_per_second_1s: float
     ticks_per_second_60s: float

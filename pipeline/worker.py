@@ -10,6 +10,7 @@ import contextlib
 import logging
 import signal
 import sys
+import time
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -83,6 +84,7 @@ class Worker:
         self._state = StateChange("idle")
         self._live_since_ns = 0
         self._last_tick_ns = 0
+        self._last_tick_s = 0.0  # the same on a clock that nobody can set
         self._stop, self._ordered = asyncio.Event(), asyncio.Event()
         self._commands: zmq.asyncio.Socket = zmq.asyncio.Context(context).socket(zmq.DEALER)
         self._commands.setsockopt(zmq.ROUTING_ID, role.worker_role(connection_id).encode())
@@ -182,12 +184,12 @@ class Worker:
         if not self._wanted and all(len(payload) < PACKETS_BYTES for _, payload in frames):
             self._note_frame(last_ns)
             return  # heartbeats of a socket that is only kept open
-        incoming, rejects = [], []
+        incoming, rejects, now_s = [], [], _boot_s()
         for recv_ns, payload in frames:
             layout = split(payload)
             incoming.append(Incoming(recv_ns, layout.count, payload))
             if layout.count:
-                self._last_tick_ns = recv_ns
+                self._last_tick_ns, self._last_tick_s = recv_ns, now_s
             if layout.rejects:
                 rejects.append((recv_ns, layout.rejects))
         if first_ns - self._gaps.last_frame_ns > PAUSE_NS:
@@ -384,6 +386,7 @@ class Worker:
             confirmed=len(self._feed.confirmed),
             ticks_received=outbox.live.spool.last.seq,
             ticks_pending=outbox.pending,
+            spooled=outbox.spooled,
             spool_bytes=outbox.bytes,
             ticks_refused=self._refused_ticks,
             lag_ms=round(self._lag.age_ms(self._uplink.clock.now_ns()), 1),
@@ -392,6 +395,7 @@ class Worker:
             reconnects=self._logbook.reconnects,
             gaps=self._logbook.gap_count,
             gap_open=self._gaps.is_open and bool(self._wanted),
+            tick_age_s=_boot_s() - self._last_tick_s if self._last_tick_ns else None,
             last_tick_time=self._stamp(self._last_tick_ns) if self._last_tick_ns else None,
             live_since=self._stamp(self._live_since_ns) if is_live else None,
         )
@@ -476,6 +480,11 @@ async def _run(config: Config, connection_id: int, context: "zmq.Context[zmq.Soc
     with role.StartSigns(context, config.runtime.run_dir, role.worker_role(connection_id)):
         worker = Worker(config, connection_id, context)
     return await worker.run(drain=drain)
+
+
+def _boot_s() -> float:
+    """Return the time on a clock that goes on through suspension."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME)
 
 
 def _is_accepted(api_url: str, api_key: str, access_token: str) -> bool | None:

@@ -49,7 +49,6 @@ class Syncer(threading.Thread):
         self.since_s = 0.0  # monotonic; 0 when no sync is under way
         self.last_ms = 0.0
         self.longest_ms = 0.0  # since somebody set it back
-        self.count = 0
         self.total_us = 0  # of those that are counted
         self.counts = [0] * (len(BOUNDS_S) + 1)  # of those that took no longer than each bound, and of all
         self._requests: SimpleQueue[Commit] = SimpleQueue()
@@ -69,10 +68,10 @@ class Syncer(threading.Thread):
         self.last_ms = lasted_s * 1000
         self.longest_ms = max(self.longest_ms, self.last_ms)
         if error is None:
-            self.count += 1
             self.total_us += int(lasted_s * 1e6)
-            for place in range(bisect_left(BOUNDS_S, lasted_s), len(self.counts)):
-                self.counts[place] += 1
+            first = bisect_left(BOUNDS_S, lasted_s)
+            # Another thread reads them: they change all at once.
+            self.counts = [count + (place >= first) for place, count in enumerate(self.counts)]
         return commit, error
 
     def run(self) -> None:
@@ -297,17 +296,18 @@ class Writer:
         while True:
             longest_ms, self._syncer.longest_ms = self._syncer.longest_ms, 0.0
             since_s = min((s for s in (self._syncer.since_s, self._busy_since_s) if s), default=0.0)
+            counts = self._syncer.counts
             line.send(
                 "status",
                 state="recording" if self._taking else "paused",
                 reason=self._why_not_taking,
                 bytes_written=self.journal.bytes_written,
-                commits=self._syncer.count,
+                commits=counts[-1],
                 commit_ms=round(self._syncer.last_ms, 3),
                 commit_ms_max=round(longest_ms, 3),
                 commit_us=self._syncer.total_us,
                 commit_bounds_s=BOUNDS_S,
-                commit_counts=self._syncer.counts,
+                commit_counts=counts,
                 syncing_since_s=round(time.monotonic() - since_s, 3) if since_s else None,
                 syncs_failed=self._failed_syncs,
                 batches_refused=self._refused,

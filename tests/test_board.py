@@ -28,6 +28,7 @@ class Service:
 
     def __init__(self, primary: Iterable[int] = (1, 2), secondary: Iterable[int] = (3,)) -> None:
         self.now_s = 100.0
+        self.offset_s = 0.0  # by which the clock was set
         self.children = {
             name: Child(name, (), Restarts(is_writer=name == "writer"), "running", pid=pid)
             for name, pid in PIDS.items()
@@ -36,10 +37,10 @@ class Service:
         now = self.clock().isoformat(timespec="microseconds")
         self.subscriptions.take(primary, "quote", now)
         self.subscriptions.take(secondary, "full", now)
-        self.board = Board(Config(), self.subscriptions, self.clock)
+        self.board = Board(Config(), self.subscriptions, self.clock, self.now_s)
 
     def clock(self) -> datetime:
-        return T0 + timedelta(seconds=self.now_s - 100.0)
+        return T0 + timedelta(seconds=self.now_s - 100.0 + self.offset_s)
 
     def worker(self, connection_id: Any, **fields: Any) -> None:
         message = {
@@ -181,7 +182,7 @@ HISTORIES = {
     "the writer is behind": (
         lambda s: s.worker(1, ticks_pending=LAG_TICKS + 1),
         "degraded",
-        [f"{LAG_TICKS + 1} ticks are received and not yet durable, the oldest for 0.0 s"],
+        [f"{LAG_TICKS + 1:,} ticks are received and not yet durable, the oldest for 0.0 s"],
     ),
 }
 
@@ -372,3 +373,67 @@ def test_the_last_minutes_of_workers_that_are_adopted():
         service.worker(1, ticks_received=count)
         service.board.sample(service.now_s)
     assert service.board.series().ticks_per_second == {"1": [0.0, 1000.0], "2": [0.0, 0.0], "3": [0.0, 0.0]}
+
+
+def test_what_the_writer_has_waits_no_more():
+    """A worker that has died says nothing of it any more, and its successor does not know before it hears a commit."""
+    service = Service()
+    service.all_is_well()
+    service.worker(1, ticks_received=100, ticks_pending=20, lag_ms=50.0, spooled=[(1, 100, 20)])
+    service.board.hear_commit(Commit("a", durable={StreamId(1, 1): Mark(100, 0)}, accepted={}), service.now_s + 0.4)
+    assert service.status().connections["1"].ticks_pending == 20, "others may have come since"
+    assert service.status().connections["1"].lag_ms == 50.0
+    service.children["worker-1"].state = "restarting"
+    service.now_s += 20
+    service.board.hear_commit(Commit("a", durable={StreamId(1, 1): Mark(90, 0)}, accepted={}), service.now_s)
+    assert service.status().connections["1"].ticks_pending == 10
+    assert service.status().connections["1"].lag_ms > 10_000
+    service.board.hear_commit(Commit("a", durable={StreamId(1, 1): Mark(100, 0)}, accepted={}), service.now_s)
+    assert (service.status().connections["1"].ticks_pending, service.status().metrics.lag_ms) == (0, 0.0)
+    service.children["worker-1"].state = "running"
+    service.children["worker-1"].pid = 21
+    service.worker(1, epoch=2, ticks_pending=105, spooled=[(2, 5, 5), (1, 100, 100)])
+    assert service.status().metrics.total_ticks_pending == 5
+    assert not any("not yet durable" in reason for reason in service.status().health.reasons)
+
+
+def test_what_adopted_workers_have_counted_before_is_no_rate():
+    """The average is over what came since this supervisor began, as the time is."""
+    service = Service()
+    service.now_s -= 2  # said while nobody listened
+    for count in (998_000, 999_000, 1_000_000, 1_001_000, 1_002_000):
+        service.worker(1, ticks_received=count)
+        service.now_s += 1
+    assert service.status().metrics.total_ticks_received == 1_002_000
+    assert service.status().metrics.average_tick_rate == pytest.approx(2000 / 3, abs=0.1)
+
+
+def test_the_clock_of_the_machine_does_not_matter():
+    """Set back or forward, it changes no age and no uptime: a feed that has stopped does not look fresh."""
+    service = Service()
+    for offset_s in (-3600, 3600):
+        service.worker(1, last_tick_time=service.clock().isoformat(), tick_age_s=0.5)
+        before = service.status().health
+        service.offset_s = offset_s
+        service.now_s += 7
+        after = service.status().health
+        assert after.tick_age_s == 7.5
+        assert not after.data_fresh
+        assert after.uptime_seconds == before.uptime_seconds + 7
+        assert service.status().connections["1"].tick_age_s == 7.5
+
+
+def test_what_a_dead_worker_should_record_is_being_missed():
+    """Nothing comes from it any more, and unless others have its instruments a gap is open."""
+    service = Service()
+    for count in range(0, 5000, 500):
+        service.worker(1, ticks_received=count)
+        service.now_s += 0.5
+    assert not service.status().connections["1"].gap_open
+    assert service.status().connections["1"].tick_rate_1s == 1000.0
+    service.children["worker-1"].state = "restarting"
+    service.now_s += 1.5
+    connection = service.status().connections["1"]
+    assert connection.gap_open
+    assert connection.tick_rate_1s == 0.0
+    assert 0 < connection.tick_rate < 1000

@@ -65,6 +65,19 @@ TABLE = {
         "down",
         ["connection 2 (secondary) is connecting: 7 instruments uncovered"],
     ),
+    "a connection has heard of no instruments yet": (
+        {"connections": {1: {"state": "idle", "active": False}}, "uncovered": {1: 7}},
+        "down",
+        ["connection 1 (primary) is about to connect: 7 instruments uncovered"],
+    ),
+    "the spare is about to take over": (
+        {"uncovered": {3: 7}, "failed_over": frozenset({1})},
+        "down",
+        [
+            "connection 3 (tertiary) is about to connect: 7 instruments uncovered",
+            "connection 1 has failed over, others are to record its instruments",
+        ],
+    ),
     "the spare has taken over": (
         {"connections": {1: DOWN, 3: {"state": "live", "active": True}}, "failed_over": frozenset({1})},
         "degraded",
@@ -99,7 +112,7 @@ TABLE = {
     "too many wait": (
         {"connections": {1: {"ticks_pending": LAG_TICKS - 5, "lag_ms": 40.0}, 2: {"ticks_pending": 6}}},
         "degraded",
-        [f"{LAG_TICKS + 1} ticks are received and not yet durable, the oldest for 0.0 s"],
+        [f"{LAG_TICKS + 1:,} ticks are received and not yet durable, the oldest for 0.0 s"],
     ),
     "some wait for long": ({"connections": {1: {"ticks_pending": 1, "lag_ms": LAG_MS}}}, "healthy", []),
     "some wait for too long": (
@@ -110,7 +123,7 @@ TABLE = {
     "the disk fills soon": (
         {"storage": {"hours_until_full": 0.5}},
         "degraded",
-        ["the disk of data is nearly full: 102,400 MB are free, at the present rate enough for 0.5 h"],
+        ["the disk of data is nearly full: 102,400 MB are free, at the present rate enough for 30 min"],
     ),
     "the disk is full in an hour": ({"storage": {"hours_until_full": NEARLY_FULL_H}}, "healthy", []),
     "the reserve is near": (
@@ -138,8 +151,8 @@ TABLE = {
         "down",
         [
             "connection 3 (tertiary) is down, HTTP 503: 7 instruments uncovered",
-            "connection 1 has failed over, others record its instruments",
-            "connection 2 has failed over, others record its instruments",
+            "connection 1 has failed over, others are to record its instruments",
+            "connection 2 has failed over, others are to record its instruments",
         ],
     ),
     "there is no third connection": (
@@ -147,7 +160,11 @@ TABLE = {
         "healthy",
         [],
     ),
-    "a process is given up": ({"processes": {"worker-1": "failed"}}, "degraded", ["worker-1 is failed"]),
+    "a process is given up": (
+        {"processes": {"worker-1": "failed"}},
+        "degraded",
+        ["worker-1 has died too often and is given up; try again with: mds restart worker-1"],
+    ),
     "nobody can look on": ({"processes": {"http": "failed"}}, "healthy", []),
     "the port is taken": ({"processes": {"http": "waiting"}}, "healthy", []),
     "the subscriptions are not saved": (

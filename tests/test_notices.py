@@ -137,3 +137,18 @@ def test_what_a_user_trades_is_not_told():
     """Nor what Kite sends in its messages: it stays in the event log."""
     assert describe("order_update", {"connection_id": 1, "data": {"order_id": "1"}}) is None
     assert describe("kite_error", {"connection_id": 1, "data": "secret"}) == ("Kite reports an error", {})
+
+
+def test_a_process_that_was_adopted_has_not_been_started():
+    """It has been recording all the time."""
+    for adopted, text in ((True, "writer was running already, and is adopted"), (False, "writer started")):
+        told = describe("process_started", {"process": "writer", "pid": 7, "adopted": adopted})
+        assert told
+        assert told[0] == text
+
+
+def test_a_process_that_is_given_up_is_told_of_with_what_to_do():
+    """Nobody starts it again by itself."""
+    told = describe("process_died", {"process": "worker-1", "exit_code": -9, "given_up": True})
+    assert told
+    assert told[0] == "worker-1 has died too often, and is given up: mds restart worker-1"

@@ -32,6 +32,7 @@ from pipeline.wire import Commit, StreamId
 
 FRESH_S = 5.0  # a tick within so long: data is flowing
 RATE_S = 10.0
+QUIET_S = 1.0  # a worker tells twice a second how it does
 NEVER_TICKED = 100  # so many are named
 SERIES_S = 300  # kept, one figure a second
 ROLES_SHOWN = (SUPERVISOR, WRITER, *(worker_role(c) for c in CONNECTIONS), HTTP, SIMULATOR)
@@ -50,6 +51,8 @@ class _Connection:
     rate: Rate = field(default_factory=Rate)
     tally: Tally = field(default_factory=Tally)
     last_tick_time: str | None = None
+    last_tick_s: float | None = None  # monotonic: the wall clock may be set
+    counted_at_first: int = 0  # before the service started, by a process that was adopted
     epochs: set[int] = field(default_factory=set)  # of which tick_count counts all ticks
 
     @property
@@ -65,12 +68,15 @@ class _Connection:
             return self.counted_before + int(message["previous_last_seq"])
         return self.tick_count
 
-    def hear(self, message: Mapping[str, Any], now_s: float) -> None:
+    def hear(self, message: Mapping[str, Any], now_s: float, started_s: float) -> None:
+        is_first = self.epoch is None
         if message["epoch"] != self.epoch:
             self.counted_before = self.counted_until(message)
             self.epoch = message["epoch"]
         self.epochs.add(message["epoch"])
         self.message, self.heard_s = message, now_s
+        if is_first or now_s <= started_s:  # what was said while nobody listened comes first
+            self.counted_at_first = self.tick_count
         self.last_tick_time = message["last_tick_time"] or self.last_tick_time
         self.rate.hear(now_s, self.tick_count)
         self.tally.hear(message["epoch"], {name: message[name] for name in _TALLIED})
@@ -113,15 +119,19 @@ class _Writer:
 class Board:
     """Takes messages in, gives models out. `clock` is the wall clock in the storage time zone."""
 
-    def __init__(self, config: Config, subscriptions: Subscriptions, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self, config: Config, subscriptions: Subscriptions, clock: Callable[[], datetime], now_s: float
+    ) -> None:
         self._config = config
         self._subscriptions = subscriptions
         self._clock = clock
         self._started = clock()
+        self._started_s = now_s
         self._connections = {c: _Connection() for c in CONNECTIONS}
         self._writer = _Writer()
         self._http: Mapping[str, Any] = {}
         self._durable: dict[StreamId, tuple[int, int]] = {}  # the seq of each stream, at first and now
+        self._commit_heard_s = 0.0  # of any writer, also one that repeats what was known
         self._committed_s: float | None = None  # when something was last known to be committed, or nothing to wait
         self._series: deque[tuple[float, dict[int, int], float, float]] = deque(maxlen=SERIES_S + 1)
 
@@ -135,9 +145,18 @@ class Board:
         elif message["type"] == "digest":
             self._subscriptions.hear(message["ticks"])
         else:
-            self._connections[message["connection_id"]].hear(message, now_s)
+            known = self._connections[message["connection_id"]]
+            known.hear(message, now_s, self._started_s)
+            self._hear_tick(known, message, now_s)
             if not self._pending or self._committed_s is None:
                 self._committed_s = now_s
+
+    def _hear_tick(self, known: _Connection, message: Mapping[str, Any], now_s: float) -> None:
+        age_s: float | None = message.get("tick_age_s")  # of another version: it does not tell
+        if age_s is None:
+            age_s = _age_s(message["last_tick_time"], self._clock())
+        if age_s is not None:
+            known.last_tick_s = now_s - age_s
 
     def view(
         self,
@@ -153,6 +172,7 @@ class Board:
 
     def hear_commit(self, commit: Commit, now_s: float) -> None:
         """Take note of what has become durable."""
+        self._commit_heard_s = now_s
         for stream, mark in commit.durable.items():
             if stream.connection_id != SUPERVISOR_ID:
                 first, before = self._durable.get(stream, (mark.seq, 0))
@@ -164,14 +184,14 @@ class Board:
         """Keep the figures of this second for `series`; to be called once a second."""
         # What a worker that is adopted has counted before it is heard of has not come in this second.
         counts = {c: known.tick_count for c, known in self._connections.items() if known.epoch is not None}
-        lag_ms = max(self._lag_ms(known, now_s) for known in self._connections.values())
+        lag_ms = max(self._lag_ms(c, now_s) for c in self._connections)
         self._series.append((now_s, counts, self._writer.longest_ms(1.0, now_s), lag_ms))
 
     @property
     def all_stored(self) -> bool:
         """Whether everything that the workers have reported as received is known to be durable."""
         return all(
-            self._durable.get(StreamId(c, known.epoch), (0, 0))[1] >= known.message["ticks_received"]
+            self._durable_of(c, known.epoch) >= known.message["ticks_received"]
             for c, known in self._connections.items()
             if known.epoch is not None
         )
@@ -183,7 +203,28 @@ class Board:
 
     @property
     def _pending(self) -> int:
-        return sum(connection.message.get("ticks_pending", 0) for connection in self._connections.values())
+        return sum(map(self._pending_of, self._connections))
+
+    def _pending_of(self, connection_id: int) -> int:
+        """Return the ticks that wait to be durable, as said last.
+
+        A worker that is dead says nothing any more, and one that has just started does not know yet what of older
+        epochs is stored: there the commits that came since tell more.
+        """
+        known = self._connections[connection_id]
+        spooled = known.message.get("spooled")
+        if spooled is None:  # of another version: it does not tell
+            return int(known.message.get("ticks_pending", 0))
+        is_quiet = self._commit_heard_s - known.heard_s > QUIET_S
+        return sum(
+            min(pending, max(last - self._durable_of(connection_id, epoch), 0))
+            if is_quiet or epoch != known.epoch
+            else pending
+            for epoch, last, pending in spooled
+        )
+
+    def _durable_of(self, connection_id: int, epoch: int) -> int:
+        return self._durable.get(StreamId(connection_id, epoch), (0, 0))[1]
 
     @property
     def _stored(self) -> int:
@@ -193,8 +234,11 @@ class Board:
             for stream, (first, now) in self._durable.items()
         )
 
-    def _lag_ms(self, known: _Connection, now_s: float) -> float:
+    def _lag_ms(self, connection_id: int, now_s: float) -> float:
         """Return since when the oldest tick waits to be durable: what was said, and the time since then."""
+        if not self._pending_of(connection_id):
+            return 0.0
+        known = self._connections[connection_id]
         said: float = known.message.get("lag_ms", 0.0)
         late_ms = max(now_s - known.heard_s - STALE_S, 0.0) * 1000
         return round(said + late_ms, 1) if said else 0.0
@@ -239,7 +283,10 @@ class Board:
         child = children.get(worker_role(connection_id))
         instruments = len(self._subscriptions.of(connection_id))
         state, reason = self.state(connection_id, child, now_s)
-        is_live = state == "live"
+        is_live, is_gone = state == "live", _is_gone(message, child)
+        rate_1s, rate_10s, rate_60s = (
+            known.rate.over(span_s, now_s, has_ended=is_gone) for span_s in (1.0, RATE_S, 60.0)
+        )
         return ConnectionStatus(
             connection_id=connection_id,
             role=ROLES[connection_id],
@@ -250,24 +297,24 @@ class Board:
             subscribed_instruments=instruments,
             confirmed_instruments=message.get("confirmed", 0) if is_live else 0,
             tick_count=known.tick_count,
-            tick_rate=known.rate.over(RATE_S, now_s),
-            tick_rate_1s=known.rate.over(1.0, now_s),
-            tick_rate_60s=known.rate.over(60.0, now_s),
+            tick_rate=rate_10s,
+            tick_rate_1s=rate_1s,
+            tick_rate_60s=rate_60s,
             last_tick_time=known.last_tick_time,
-            tick_age_s=_age_s(known.last_tick_time, self._clock()),
+            tick_age_s=None if known.last_tick_s is None else round(max(now_s - known.last_tick_s, 0.0), 3),
             start_time=message.get("live_since") if is_live else None,
             capacity_remaining=self._subscriptions.available(connection_id),
             pid=child.pid if child else None,
             epoch=known.epoch,
-            ticks_pending=message.get("ticks_pending", 0),
-            lag_ms=self._lag_ms(known, now_s),
+            ticks_pending=self._pending_of(connection_id),
+            lag_ms=self._lag_ms(connection_id, now_s),
             queue_depth=message.get("queue_depth", 0),
             ticks_refused=known.tally["ticks_refused"],
             rejects=known.tally["rejects"],
             reconnects=known.tally["reconnects"],
             restarts=child.restarts.count if child else 0,
             gaps=known.tally["gaps"],
-            gap_open=message.get("gap_open", False),
+            gap_open=instruments > 0 if is_gone else message.get("gap_open", False),
             spool_bytes=message.get("spool_bytes", 0),
         )
 
@@ -298,7 +345,7 @@ class Board:
             batches_refused=tally["batches_refused"],
             free_bytes=free_bytes,
             reserve_bytes=reserve_bytes,
-            hours_until_full=round(max(free_bytes - reserve_bytes, 0) / growth / 3600, 2) if growth else None,
+            hours_until_full=round(max(free_bytes - reserve_bytes, 0) / growth / 3600, 4) if growth else None,
         )
 
     def health(
@@ -326,14 +373,14 @@ class Board:
         never = [token for token, known in self._subscriptions.all.items() if not known.tick_count]
         last_ticks = [c.last_tick_time for c in connections.values() if c.last_tick_time]
         last_tick_time = max(last_ticks, default=None)
-        age_s = _age_s(last_tick_time, now)
+        age_s = min((c.tick_age_s for c in connections.values() if c.tick_age_s is not None), default=None)
         active = sum(c.active for c in connections.values())
         return HealthResponse(
             status=state,
             reasons=reasons,
             timestamp=now.isoformat(timespec="microseconds"),
             service_start_time=self._started.isoformat(timespec="microseconds"),
-            uptime_seconds=self._uptime_s(),
+            uptime_seconds=self._uptime_s(now_s),
             active_connections=active,
             total_connections=self._config.kite.max_connections,
             total_subscribed_instruments=len(self._subscriptions.all),
@@ -352,11 +399,13 @@ class Board:
         storage: Storage,
         processes: Mapping[str, Process],
         subscription_requests: int,
+        now_s: float,
     ) -> Metrics:
         """Return counts and rates."""
         all_of = connections.values()
         received = sum(c.tick_count for c in all_of)
-        uptime_s = self._uptime_s()
+        uptime_s = self._uptime_s(now_s)
+        counted = received - sum(known.counted_at_first for known in self._connections.values())
         return Metrics(
             timestamp=self._clock().isoformat(timespec="microseconds"),
             uptime_seconds=uptime_s,
@@ -366,7 +415,7 @@ class Board:
             lag_ms=max(c.lag_ms for c in all_of),
             queue_depth=sum(c.queue_depth for c in all_of),
             spool_bytes=storage.spool_bytes,
-            average_tick_rate=round(received / uptime_s, 1) if uptime_s else 0.0,
+            average_tick_rate=round(counted / uptime_s, 1) if uptime_s else 0.0,
             ticks_per_second=round(sum(c.tick_rate for c in all_of), 1),
             ticks_per_second_1s=round(sum(c.tick_rate_1s for c in all_of), 1),
             ticks_per_second_60s=round(sum(c.tick_rate_60s for c in all_of), 1),
@@ -440,8 +489,8 @@ class Board:
         state = self._http["state"] if is_running else child.state
         return Process(pid=child.pid, state=state, restarts=child.restarts.count)
 
-    def _uptime_s(self) -> float:
-        return round((self._clock() - self._started).total_seconds(), 2)
+    def _uptime_s(self, now_s: float) -> float:
+        return round(now_s - self._started_s, 2)
 
 
 class View:
@@ -510,7 +559,9 @@ class View:
     @cached_property
     def metrics(self) -> Metrics:
         """Counts and rates."""
-        return self._board.metrics(self.connections, self.storage, self.processes, self._subscription_requests)
+        return self._board.metrics(
+            self.connections, self.storage, self.processes, self._subscription_requests, self._now_s
+        )
 
     @cached_property
     def processes(self) -> dict[str, Process]:
@@ -542,6 +593,11 @@ class _Ages(dict[str | None, float | None]):
     def is_stale(self, time: str | None, stale_s: float) -> bool:
         age_s = self[time]
         return age_s is None or age_s > stale_s
+
+
+def _is_gone(message: Mapping[str, Any], child: Child | None) -> bool:
+    """Tell whether the worker that has said this is no more."""
+    return bool(message) and child is not None and (child.state != "running" or child.pid != message["pid"])
 
 
 def _writer_state(message: Mapping[str, Any], child: Child | None) -> str:

@@ -7,6 +7,7 @@ that may end in a loss. Each reason says which.
 from collections.abc import Iterator, Mapping
 from typing import Literal, NamedTuple
 
+from pipeline import readable
 from pipeline.role import HTTP, worker_role
 from pipeline.status import ConnectionStatus, Process, Storage
 from pipeline.supervisor.subscriptions import TERTIARY
@@ -16,6 +17,7 @@ LAG_MS = 2000.0  # the oldest of them was received so long ago: likewise
 STUCK_S = 3.0  # something waits to be committed, and nothing was for so long
 NEARLY_FULL_H = 1.0  # so many hours at the present rate
 NEARLY_FULL_RESERVES = 1.25  # free, in units of the reserve
+TO_OPEN = ("idle", "standby")  # states in which it has heard of no instruments yet
 NO_SPARE = ("down", "silent", "unauthorised", "rate_limited")  # states in which it could not take over
 
 
@@ -44,7 +46,8 @@ def _missed(facts: Facts) -> Iterator[str]:
         if c.connection_id in facts.uncovered:
             reason = f", {c.reason}" if c.reason else ""
             count = facts.uncovered[c.connection_id]
-            yield f"connection {c.connection_id} ({c.role}) is {c.state}{reason}: {count} instruments uncovered"
+            state = "about to connect" if c.state in TO_OPEN else c.state
+            yield f"connection {c.connection_id} ({c.role}) is {state}{reason}: {count} instruments uncovered"
     for c in facts.connections.values():
         if c.active and c.gap_open:
             yield f"connection {c.connection_id} ({c.role}) is live, and a gap is open: ticks are being missed"
@@ -69,11 +72,15 @@ def _endangered(facts: Facts) -> Iterator[str]:
     pending = sum(c.ticks_pending for c in facts.connections.values())
     lag_ms = max(c.lag_ms for c in facts.connections.values())
     if pending > LAG_TICKS or lag_ms > LAG_MS:
-        yield f"{pending} ticks are received and not yet durable, the oldest for {lag_ms / 1000:.1f} s"
+        yield f"{pending:,} ticks are received and not yet durable, the oldest for {lag_ms / 1000:.1f} s"
     yield from _nearly_full(facts.storage)
     for name, process in facts.processes.items():
-        if process.state in ("restarting", "failed") and name != HTTP:  # who only looks on costs recording nothing
-            yield f"{name} is {process.state}"
+        if name == HTTP:  # who only looks on costs recording nothing
+            continue
+        if process.state == "restarting":
+            yield f"{name} is restarting"
+        elif process.state == "failed":
+            yield f"{name} has died too often and is given up; try again with: mds restart {name}"
     if facts.unsaved:
         yield f"the subscriptions are not saved ({facts.unsaved}): the next start would go on with older ones"
     spare = facts.connections[str(TERTIARY)]
@@ -81,7 +88,8 @@ def _endangered(facts: Facts) -> Iterator[str]:
     if spare.state in NO_SPARE and TERTIARY not in facts.uncovered and runs:
         yield f"there is no spare: connection 3 (tertiary) is {spare.state}, {spare.reason}"
     for connection_id in sorted(facts.failed_over):
-        yield f"connection {connection_id} has failed over, others record its instruments"
+        outcome = "others are to record its instruments" if facts.uncovered else "others record its instruments"
+        yield f"connection {connection_id} has failed over, {outcome}"
 
 
 def _nearly_full(storage: Storage) -> Iterator[str]:
@@ -90,6 +98,8 @@ def _nearly_full(storage: Storage) -> Iterator[str]:
     hours = storage.hours_until_full
     is_short = storage.free_bytes < storage.reserve_bytes * NEARLY_FULL_RESERVES
     if is_short or (hours is not None and hours < NEARLY_FULL_H):
-        at_rate = f", at the present rate enough for {hours:.1f} h" if hours is not None else ""
+        at_rate = (
+            f", at the present rate enough for {readable.span(hours * readable.HOUR_S)}" if hours is not None else ""
+        )
         free = storage.free_bytes / 2**20
         yield f"the disk of {storage.data_dir} is nearly full: {free:,.0f} MB are free{at_rate}"

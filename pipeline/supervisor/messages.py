@@ -22,6 +22,7 @@ from typing import Any, TypeAlias
 from pipeline.config import CONNECTIONS
 from pipeline.role import worker_role
 from pipeline.status import ConnectionStatus, HealthResponse, Notice
+from pipeline.supervisor.health import TO_OPEN
 
 START_S = 5.0  # for the service, or a connection that gets its first instruments, until it should be recording
 TOGETHER_S = 1.0  # refusals of one token come from all connections within so short a time
@@ -139,11 +140,12 @@ class Messages:
 
 
 def _gap_opened(connection: ConnectionStatus, instruments: int, timestamp: str) -> Message:
+    state = "about to connect" if connection.state in TO_OPEN else connection.state
     return {
         "event": "gap_opened",
         "connection_id": connection.connection_id,
         "instruments": instruments,
-        "reason": f"{connection.state}: {connection.reason}" if connection.reason else connection.state,
+        "reason": f"{state}: {connection.reason}" if connection.reason else state,
         "timestamp": timestamp,
     }
 

@@ -24,11 +24,16 @@ class Rate:
         while samples[0][0] < now_s - SPAN_S - SLACK_S:
             samples.popleft()
 
-    def over(self, span_s: float, now_s: float) -> float:
-        """Return the growth a second over the last `span_s` seconds, or over as much of them as is known."""
-        if len(self._samples) < 2 or now_s - self._samples[-1][0] > STALE_S:
+    def over(self, span_s: float, now_s: float, *, has_ended: bool = False) -> float:
+        """Return the growth a second over the last `span_s` seconds, or over as much of them as is known.
+
+        `has_ended`: who counted is no more, so nothing has come since.
+        """
+        if len(self._samples) < 2 or (now_s - self._samples[-1][0] > STALE_S and not has_ended):
             return 0.0
         last_s, last = self._samples[-1]
+        if has_ended:
+            last_s = now_s
         first_s, first = min(
             ((s, count) for s, count in self._samples if s < last_s),
             key=lambda sample: abs(last_s - span_s - sample[0]),

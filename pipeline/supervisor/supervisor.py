@@ -146,7 +146,7 @@ class Supervisor:
         status = self._bind(waiting, zmq.PULL, STATUS_SOCKET)
         self._commands = self._bind(waiting, zmq.ROUTER, COMMANDS_SOCKET)
         control = self._bind(waiting, zmq.ROUTER, CONTROL_SOCKET)
-        self._board = Board(self._config, self._subscriptions, self._now)
+        self._board = Board(self._config, self._subscriptions, self._now, time.monotonic())
         uplink = self._uplink = Uplink(
             self._config,
             SUPERVISOR_ID,
@@ -258,7 +258,8 @@ class Supervisor:
             fields = {"process": child.role, "exit_code": child.exit_code, "given_up": child.state == "failed"}
             self._log_event("process_died", fields)
         elif child.pid is not None:
-            self._log_event("process_started", {"process": child.role, "pid": child.pid})
+            is_adopted = child.process is None
+            self._log_event("process_started", {"process": child.role, "pid": child.pid, "adopted": is_adopted})
         self._guard.hear_child(child)
 
     def _log_event(self, event: str, fields: dict[str, Any]) -> str:
