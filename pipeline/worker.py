@@ -385,7 +385,6 @@ class Worker:
             wanted=len(self._wanted),
             confirmed=len(self._feed.confirmed),
             ticks_received=outbox.live.spool.last.seq,
-            ticks_pending=outbox.pending,
             spooled=outbox.spooled,
             spool_bytes=outbox.bytes,
             ticks_refused=self._refused_ticks,

@@ -11,12 +11,14 @@ import pytest
 from pipeline.config import Config
 from pipeline.requests import FindParams
 from pipeline.status import InstrumentPage, Status
-from pipeline.supervisor.board import RATE_S, ROLES_SHOWN, Board
+from pipeline.supervisor.board import Board
 from pipeline.supervisor.children import Child
 from pipeline.supervisor.health import LAG_TICKS
 from pipeline.supervisor.policy import Restarts
 from pipeline.supervisor.rates import STALE_S
+from pipeline.supervisor.reports import RATE_S
 from pipeline.supervisor.subscriptions import Subscriptions
+from pipeline.supervisor.view import ROLES_SHOWN, View
 from pipeline.wire import Commit, Mark, StreamId
 
 T0 = datetime.fromisoformat("2025-10-01T09:15:00+05:30")
@@ -57,7 +59,7 @@ class Service:
             "wanted": 2,
             "confirmed": 2,
             "ticks_received": 0,
-            "ticks_pending": 0,
+            "spooled": [],
             "spool_bytes": 0,
             "ticks_refused": 0,
             "rejects": 0,
@@ -67,6 +69,7 @@ class Service:
             "queue_depth": 0,
             "gap_open": False,
             "last_tick_time": None,
+            "tick_age_s": None,
             "live_since": T0.isoformat(),
         }
         self.board.hear(message | fields, self.now_s)
@@ -103,7 +106,7 @@ class Service:
         self.writer()
 
     def status(self) -> Status:
-        status = self.board.view(self.children, 9, self.now_s).status
+        status = View(self.board, self.children, 9, self.now_s).status
         return Status.model_validate_json(orjson.dumps(status, default=lambda model: model.model_dump()))
 
 
@@ -127,7 +130,7 @@ def test_before_anyone_has_spoken():
 def test_all_is_well():
     """With every connection live and the writer recording there is nothing to complain about."""
     service = Service()
-    service.all_is_well(last_tick_time=T0.isoformat())
+    service.all_is_well(last_tick_time=T0.isoformat(), tick_age_s=0.0)
     status = service.status()
     assert status.health.status == "healthy"
     assert status.health.reasons == []
@@ -180,7 +183,7 @@ HISTORIES = {
     ),
     "the writer is new": (lambda s: setattr(s.children["writer"], "pid", 99), "down", ["the writer is starting"]),
     "the writer is behind": (
-        lambda s: s.worker(1, ticks_pending=LAG_TICKS + 1),
+        lambda s: s.worker(1, spooled=[(1, LAG_TICKS + 1, LAG_TICKS + 1)]),
         "degraded",
         [f"{LAG_TICKS + 1:,} ticks are received and not yet durable, the oldest for 0.0 s"],
     ),
@@ -273,7 +276,7 @@ def test_stored_is_what_has_become_durable_since_the_start():
     for boot, reached in (("a", {old: 40, events: 9}), ("a", {old: 43, new: 10}), ("b", {new: 64})):
         marks = {stream: Mark(seq, seq) for stream, seq in reached.items()}
         service.board.hear_commit(Commit(boot, durable=marks, accepted=marks), service.now_s)
-    service.worker(1, epoch=new.epoch, ticks_received=70, ticks_pending=6)
+    service.worker(1, epoch=new.epoch, ticks_received=70, spooled=[(new.epoch, 70, 6)])
     assert service.status().storage.ticks_stored == 67
     assert service.status().metrics.total_ticks_stored == 67
     assert service.board.totals() == (70, 67, 6)
@@ -335,7 +338,7 @@ def test_instruments_are_found():
         ({"search": "1"}, [1]),
         ({"offset": 1, "limit": 1}, [2]),
     ):
-        page = InstrumentPage.model_validate(service.board.find(FindParams.model_validate(wanted)))
+        page = InstrumentPage.model_validate(service.board.rows.find(FindParams.model_validate(wanted)))
         assert [instrument.instrument_token for instrument in page.instruments] == tokens
         assert page.total == (3 if "offset" in wanted else len(tokens))
 
@@ -343,7 +346,7 @@ def test_instruments_are_found():
 def test_the_latest_tick_outlives_its_worker():
     """A new epoch without a tick yet does not make the last tick's time unknown."""
     service = Service()
-    service.worker(1, last_tick_time=T0.isoformat())
+    service.worker(1, last_tick_time=T0.isoformat(), tick_age_s=0.0)
     service.worker(1, epoch=2, last_tick_time=None)
     assert service.status().connections["1"].last_tick_time == T0.isoformat()
     assert service.status().health.data_fresh
@@ -379,7 +382,7 @@ def test_what_the_writer_has_waits_no_more():
     """A worker that has died says nothing of it any more, and its successor does not know before it hears a commit."""
     service = Service()
     service.all_is_well()
-    service.worker(1, ticks_received=100, ticks_pending=20, lag_ms=50.0, spooled=[(1, 100, 20)])
+    service.worker(1, ticks_received=100, lag_ms=50.0, spooled=[(1, 100, 20)])
     service.board.hear_commit(Commit("a", durable={StreamId(1, 1): Mark(100, 0)}, accepted={}), service.now_s + 0.4)
     assert service.status().connections["1"].ticks_pending == 20, "others may have come since"
     assert service.status().connections["1"].lag_ms == 50.0
@@ -392,7 +395,7 @@ def test_what_the_writer_has_waits_no_more():
     assert (service.status().connections["1"].ticks_pending, service.status().metrics.lag_ms) == (0, 0.0)
     service.children["worker-1"].state = "running"
     service.children["worker-1"].pid = 21
-    service.worker(1, epoch=2, ticks_pending=105, spooled=[(2, 5, 5), (1, 100, 100)])
+    service.worker(1, epoch=2, spooled=[(2, 5, 5), (1, 100, 100)])
     assert service.status().metrics.total_ticks_pending == 5
     assert not any("not yet durable" in reason for reason in service.status().health.reasons)
 

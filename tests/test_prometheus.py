@@ -20,7 +20,7 @@ from pipeline.status import (
     Process,
     Storage,
 )
-from pipeline.supervisor.board import ROLES_SHOWN
+from pipeline.supervisor.view import ROLES_SHOWN
 from pipeline.web import prometheus
 from tests.overviews import ROLES, an_overview
 

@@ -1,119 +1,28 @@
 """What is known of the running service: fed by the processes' messages, read as the status models. No I/O."""
 
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections import deque
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 from pipeline.config import CONNECTIONS, Config
 from pipeline.events import SUPERVISOR_ID
 from pipeline.files import tick_file_name
-from pipeline.requests import FindParams
-from pipeline.role import HTTP, SIMULATOR, SUPERVISOR, WRITER, worker_role
-from pipeline.status import (
-    ConnectionStatus,
-    Durations,
-    HealthResponse,
-    Metrics,
-    Notice,
-    Overview,
-    Process,
-    Series,
-    Storage,
-)
+from pipeline.role import HTTP, SUPERVISOR, WRITER, worker_role
+from pipeline.status import ConnectionStatus, HealthResponse, Metrics, Process, Series, Storage
 from pipeline.supervisor.children import Child
 from pipeline.supervisor.health import Facts, judge
-from pipeline.supervisor.rates import STALE_S, Rate, Tally
-from pipeline.supervisor.subscriptions import MODES, ROLES, TERTIARY, Subscription, Subscriptions
+from pipeline.supervisor.rates import STALE_S
+from pipeline.supervisor.reports import RATE_S, WorkerReports, WriterReports
+from pipeline.supervisor.rows import Rows
+from pipeline.supervisor.subscriptions import MODES, ROLES, TERTIARY, Subscriptions
 from pipeline.wire import Commit, StreamId
 
 FRESH_S = 5.0  # a tick within so long: data is flowing
-RATE_S = 10.0
 QUIET_S = 1.0  # a worker tells twice a second how it does
 NEVER_TICKED = 100  # so many are named
 SERIES_S = 300  # kept, one figure a second
-ROLES_SHOWN = (SUPERVISOR, WRITER, *(worker_role(c) for c in CONNECTIONS), HTTP, SIMULATOR)
-Row = dict[str, Any]  # an `InstrumentSubscription`: thousands of models would take too long to make
-_TALLIED = ("ticks_refused", "rejects", "reconnects", "gaps")
-
-
-@dataclass
-class _Connection:
-    """What a worker has said, and the counts of the epochs before the present one."""
-
-    message: Mapping[str, Any] = field(default_factory=dict)
-    heard_s: float = 0.0  # monotonic
-    counted_before: int = 0
-    epoch: int | None = None
-    rate: Rate = field(default_factory=Rate)
-    tally: Tally = field(default_factory=Tally)
-    last_tick_time: str | None = None
-    last_tick_s: float | None = None  # monotonic: the wall clock may be set
-    counted_at_first: int = 0  # before the service started, by a process that was adopted
-    epochs: set[int] = field(default_factory=set)  # of which tick_count counts all ticks
-
-    @property
-    def tick_count(self) -> int:
-        received: int = self.message.get("ticks_received", 0)
-        return self.counted_before + received
-
-    def counted_until(self, message: Mapping[str, Any]) -> int:
-        """Return the ticks before the epoch of `message`, which knows how far a killed predecessor had come."""
-        if self.epoch is None:
-            return 0
-        if message["previous_epoch"] == self.epoch and message["previous_last_seq"] is not None:
-            return self.counted_before + int(message["previous_last_seq"])
-        return self.tick_count
-
-    def hear(self, message: Mapping[str, Any], now_s: float, started_s: float) -> None:
-        is_first = self.epoch is None
-        if message["epoch"] != self.epoch:
-            self.counted_before = self.counted_until(message)
-            self.epoch = message["epoch"]
-        self.epochs.add(message["epoch"])
-        self.message, self.heard_s = message, now_s
-        if is_first or now_s <= started_s:  # what was said while nobody listened comes first
-            self.counted_at_first = self.tick_count
-        self.last_tick_time = message["last_tick_time"] or self.last_tick_time
-        self.rate.hear(now_s, self.tick_count)
-        self.tally.hear(message["epoch"], {name: message[name] for name in _TALLIED})
-
-
-@dataclass
-class _Writer:
-    """What the writer has said, and the counts of those before it."""
-
-    message: Mapping[str, Any] = field(default_factory=dict)
-    heard_s: float = 0.0
-    tally: Tally = field(default_factory=Tally)
-    bytes_rate: Rate = field(default_factory=Rate)
-    commit_rate: Rate = field(default_factory=Rate)
-    longest: deque[tuple[float, float]] = field(default_factory=deque)  # (monotonic s, ms) of the last ten seconds
-
-    def hear(self, message: Mapping[str, Any], now_s: float) -> None:
-        self.message, self.heard_s = message, now_s
-        names = ("bytes_written", "commits", "syncs_failed", "batches_refused", "commit_us")
-        buckets = {f"<={place}": count for place, count in enumerate(message["commit_counts"])}
-        self.tally.hear(message["pid"], {name: message[name] for name in names} | buckets)
-        self.bytes_rate.hear(now_s, self.tally["bytes_written"])
-        self.commit_rate.hear(now_s, self.tally["commits"])
-        self.longest.append((now_s, message["commit_ms_max"]))
-        while self.longest[0][0] < now_s - RATE_S:
-            self.longest.popleft()
-
-    def longest_ms(self, span_s: float, now_s: float) -> float:
-        """Return how long the longest sync of the last seconds took."""
-        return max((ms for heard_s, ms in self.longest if heard_s > now_s - span_s), default=0.0)
-
-    @property
-    def durations(self) -> Durations:
-        """How long syncs took."""
-        bounds = self.message.get("commit_bounds_s", [])
-        counts = [self.tally[f"<={place}"] for place in range(len(bounds) + 1)]
-        return Durations(bounds_s=bounds, counts=counts, sum_s=self.tally["commit_us"] / 1e6)
 
 
 class Board:
@@ -123,12 +32,13 @@ class Board:
         self, config: Config, subscriptions: Subscriptions, clock: Callable[[], datetime], now_s: float
     ) -> None:
         self._config = config
+        self.rows = Rows(subscriptions, clock)
         self._subscriptions = subscriptions
         self._clock = clock
         self._started = clock()
         self._started_s = now_s
-        self._connections = {c: _Connection() for c in CONNECTIONS}
-        self._writer = _Writer()
+        self._connections = {c: WorkerReports() for c in CONNECTIONS}
+        self._writer = WriterReports()
         self._http: Mapping[str, Any] = {}
         self._durable: dict[StreamId, tuple[int, int]] = {}  # the seq of each stream, at first and now
         self._commit_heard_s = 0.0  # of any writer, also one that repeats what was known
@@ -145,30 +55,9 @@ class Board:
         elif message["type"] == "digest":
             self._subscriptions.hear(message["ticks"])
         else:
-            known = self._connections[message["connection_id"]]
-            known.hear(message, now_s, self._started_s)
-            self._hear_tick(known, message, now_s)
+            self._connections[message["connection_id"]].hear(message, now_s, self._started_s)
             if not self._pending or self._committed_s is None:
                 self._committed_s = now_s
-
-    def _hear_tick(self, known: _Connection, message: Mapping[str, Any], now_s: float) -> None:
-        age_s: float | None = message.get("tick_age_s")  # of another version: it does not tell
-        if age_s is None:
-            age_s = _age_s(message["last_tick_time"], self._clock())
-        if age_s is not None:
-            known.last_tick_s = now_s - age_s
-
-    def view(
-        self,
-        children: Mapping[str, Child],
-        own_pid: int,
-        now_s: float,
-        *,
-        subscription_requests: int = 0,
-        unsaved: str = "",
-    ) -> "View":
-        """Return what is known at this moment; `unsaved` is why the subscriptions are not on disk, if they are not."""
-        return View(self, children, own_pid, now_s, subscription_requests=subscription_requests, unsaved=unsaved)
 
     def hear_commit(self, commit: Commit, now_s: float) -> None:
         """Take note of what has become durable."""
@@ -212,15 +101,12 @@ class Board:
         epochs is stored: there the commits that came since tell more.
         """
         known = self._connections[connection_id]
-        spooled = known.message.get("spooled")
-        if spooled is None:  # of another version: it does not tell
-            return int(known.message.get("ticks_pending", 0))
         is_quiet = self._commit_heard_s - known.heard_s > QUIET_S
         return sum(
             min(pending, max(last - self._durable_of(connection_id, epoch), 0))
             if is_quiet or epoch != known.epoch
             else pending
-            for epoch, last, pending in spooled
+            for epoch, last, pending in known.message.get("spooled", ())
         )
 
     def _durable_of(self, connection_id: int, epoch: int) -> int:
@@ -429,51 +315,6 @@ class Board:
             subscription_requests=subscription_requests,
         )
 
-    def instruments(self) -> list[Row]:
-        """Return the subscribed instruments."""
-        return self._described(self._subscriptions.all.items())
-
-    def instrument(self, token: int) -> Row | None:
-        """Return one subscribed instrument, None if it is not subscribed."""
-        known = self._subscriptions.all.get(token)
-        return self._described([(token, known)])[0] if known else None
-
-    def find(self, wanted: FindParams) -> dict[str, Any]:
-        """Return a page of the instruments that fulfil all that is asked for, in the shape of `InstrumentPage`."""
-        ages = _Ages(self._clock())
-        found = [
-            (token, known)
-            for token, known in self._subscriptions.all.items()
-            if (wanted.mode is None or known.mode == wanted.mode)
-            and (wanted.search is None or wanted.search in str(token))
-            and (wanted.connection_id is None or wanted.connection_id in self._recorded_on(token))
-            and (wanted.stale is None or wanted.stale == ages.is_stale(known.last_tick_time, wanted.stale_s))
-        ]
-        page = found[wanted.offset : wanted.offset + wanted.limit]
-        place = {"total": len(found), "offset": wanted.offset, "limit": wanted.limit}
-        return {**place, "instruments": self._described(page)}
-
-    def _recorded_on(self, token: int) -> tuple[int | None, ...]:
-        mirror = (TERTIARY,) if self._subscriptions.is_mirrored(token) else ()
-        return (self._subscriptions.carrier(token), *mirror)
-
-    def _described(self, found: Iterable[tuple[int, Subscription]]) -> list[Row]:
-        ages = _Ages(self._clock())
-        return [
-            {
-                "instrument_token": token,
-                "connection_id": self._subscriptions.carrier(token),
-                "mode": known.mode,
-                "mirrored": self._subscriptions.is_mirrored(token),
-                "subscribed_at": known.subscribed_at,
-                "tick_count": known.tick_count,
-                "last_price": known.last_price,
-                "last_tick_time": known.last_tick_time,
-                "tick_age_s": ages[known.last_tick_time],
-            }
-            for token, known in found
-        ]
-
     def uncovered(self, connections: Mapping[str, ConnectionStatus]) -> dict[int, int]:
         """Return how many instruments of each connection no live one has."""
         return self._subscriptions.uncovered({c.connection_id for c in connections.values() if c.active})
@@ -491,108 +332,6 @@ class Board:
 
     def _uptime_s(self, now_s: float) -> float:
         return round(now_s - self._started_s, 2)
-
-
-class View:
-    """What the board knows at one moment; each part is made when it is asked for."""
-
-    def __init__(
-        self,
-        board: Board,
-        children: Mapping[str, Child],
-        own_pid: int,
-        now_s: float,
-        *,
-        subscription_requests: int,
-        unsaved: str,
-    ) -> None:
-        self._board = board
-        self._children = children
-        self._own_pid = own_pid
-        self._now_s = now_s
-        self._subscription_requests = subscription_requests
-        self._unsaved = unsaved
-
-    @property
-    def status(self) -> dict[str, Any]:
-        """Everything, in the shape of `Status`."""
-        return {
-            "health": self.health,
-            "connections": self.connections,
-            "instruments": self.instruments,
-            "storage": self.storage,
-            "metrics": self.metrics,
-            "processes": self.processes,
-        }
-
-    def overview(self, notices: list[Notice]) -> Overview:
-        """Return everything but the instruments."""
-        return Overview(
-            health=self.health,
-            connections=self.connections,
-            storage=self.storage,
-            metrics=self.metrics,
-            processes=self.processes,
-            notices=notices,
-        )
-
-    @cached_property
-    def health(self) -> HealthResponse:
-        """Is it recording."""
-        return self._board.health(self.connections, self.storage, self.processes, self._now_s, self._unsaved)
-
-    @cached_property
-    def connections(self) -> dict[str, ConnectionStatus]:
-        """The three connections."""
-        return {str(c): self._board.connection(c, self._children, self._now_s) for c in CONNECTIONS}
-
-    @property
-    def instruments(self) -> list[Row]:
-        """The subscribed instruments."""
-        return self._board.instruments()
-
-    @cached_property
-    def storage(self) -> Storage:
-        """What the writer does."""
-        return self._board.storage(self._children, self._now_s)
-
-    @cached_property
-    def metrics(self) -> Metrics:
-        """Counts and rates."""
-        return self._board.metrics(
-            self.connections, self.storage, self.processes, self._subscription_requests, self._now_s
-        )
-
-    @cached_property
-    def processes(self) -> dict[str, Process]:
-        """All processes."""
-        return {name: self._board.process(name, self._children, self._own_pid) for name in ROLES_SHOWN}
-
-    @cached_property
-    def gaps(self) -> Counter[int]:
-        """What is being missed now: how many instruments of which connection."""
-        open_ones = {c.connection_id: c.subscribed_instruments for c in self.connections.values() if c.gap_open}
-        return Counter(open_ones | self._board.uncovered(self.connections))
-
-
-def _age_s(time: str | None, now: datetime) -> float | None:
-    return round(max((now - datetime.fromisoformat(time)).total_seconds(), 0.0), 3) if time else None
-
-
-class _Ages(dict[str | None, float | None]):
-    """Ages by time: instruments that ticked in one frame have the same."""
-
-    def __init__(self, now: datetime) -> None:
-        super().__init__()
-        self._now = now
-
-    def __missing__(self, time: str | None) -> float | None:
-        age_s = self[time] = _age_s(time, self._now)
-        return age_s
-
-    def is_stale(self, time: str | None, stale_s: float) -> bool:
-        age_s = self[time]
-        return age_s is None or age_s > stale_s
 
 
 def _is_gone(message: Mapping[str, Any], child: Child | None) -> bool:

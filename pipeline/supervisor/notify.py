@@ -20,8 +20,8 @@ from typing import IO, cast
 from pipeline.config import Config
 from pipeline.log import redact, redact_all
 from pipeline.status import Notice
-from pipeline.supervisor.board import View
 from pipeline.supervisor.messages import Budget, Message, Messages, Waiting
+from pipeline.supervisor.view import View
 
 log = logging.getLogger(__name__)
 

@@ -34,7 +34,7 @@ from pipeline.outbox import Loss
 from pipeline.records import Record
 from pipeline.requests import FindParams, InstrumentParams, NoParams, OverviewParams, Restarted, RestartParams
 from pipeline.status import Overview
-from pipeline.supervisor.board import Board, Row, View
+from pipeline.supervisor.board import Board
 from pipeline.supervisor.bulletin import Bulletin
 from pipeline.supervisor.children import WORKER_MODULE, Child, Children
 from pipeline.supervisor.control import Method, answer
@@ -45,8 +45,10 @@ from pipeline.supervisor.messages import START_S
 from pipeline.supervisor.notify import Notifier
 from pipeline.supervisor.orders import Orders
 from pipeline.supervisor.resume import last_saved, subscribe
+from pipeline.supervisor.rows import Row
 from pipeline.supervisor.saved import FILE_NAME, SavedFile, on_wire, relieved, snapshot
 from pipeline.supervisor.subscriptions import Subscriptions
+from pipeline.supervisor.view import View
 from pipeline.uplink import Uplink
 from pipeline.wire import COMMANDS_SOCKET, CONTROL_SOCKET, STATUS_SOCKET
 
@@ -370,7 +372,8 @@ class Supervisor:
         return self._now().isoformat(timespec="microseconds")
 
     def _view(self) -> View:
-        return self._board.view(
+        return View(
+            self._board,
             self._children.all,
             os.getpid(),
             time.monotonic(),
@@ -393,7 +396,7 @@ class Supervisor:
             return self._view().overview(self._bulletin.after(params.after))
 
         def instrument(params: InstrumentParams) -> Row:
-            found = self._board.instrument(params.token)
+            found = self._board.rows.one(params.token)
             if found is None:
                 raise NotSubscribedError(
                     f"not subscribed: {params.token}; mds instruments lists what is", {"unknown": [params.token]}
@@ -406,7 +409,7 @@ class Supervisor:
             **{name: part(name) for name in parts},
             "overview": Method(OverviewParams, overview),
             "series": Method(NoParams, lambda _: self._board.series()),
-            "find_instruments": Method(FindParams, self._board.find),
+            "find_instruments": Method(FindParams, self._board.rows.find),
             "instrument": Method(InstrumentParams, instrument),
             "restart": Method(RestartParams, restart),
             "shutdown": Method(NoParams, shutdown),
