@@ -29,6 +29,7 @@ class WorkerReports:
 
     @property
     def tick_count(self) -> int:
+        """Ticks received, over all epochs that were heard of."""
         received: int = self.message.get("ticks_received", 0)
         return self.counted_before + received
 
@@ -41,6 +42,7 @@ class WorkerReports:
         return self.tick_count
 
     def hear(self, message: Mapping[str, Any], now_s: float, started_s: float) -> None:
+        """Take in a status; `started_s` is when the service was started."""
         is_first = self.epoch is None
         if message["epoch"] != self.epoch:
             self.counted_before = self.counted_until(message)
@@ -68,6 +70,7 @@ class WriterReports:
     longest: deque[tuple[float, float]] = field(default_factory=deque)  # (monotonic s, ms) of the last ten seconds
 
     def hear(self, message: Mapping[str, Any], now_s: float) -> None:
+        """Take in a status."""
         self.message, self.heard_s = message, now_s
         names = ("bytes_written", "commits", "syncs_failed", "batches_refused", "commit_us")
         buckets = {f"<={place}": count for place, count in enumerate(message["commit_counts"])}

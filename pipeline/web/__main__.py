@@ -136,6 +136,7 @@ def main() -> int:
     try:
         role.Lock(role.lock_path(config, role.HTTP)).acquire(config.http_hash)
         os.nice(NICENESS)
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # what wakes up does not interrupt who records
         files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
         if files < FILES:
             resource.setrlimit(
