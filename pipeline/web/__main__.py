@@ -135,13 +135,8 @@ def main() -> int:
     logging.getLogger("uvicorn.error").setLevel(logging.ERROR)  # what clients do wrong is no news
     try:
         role.Lock(role.lock_path(config, role.HTTP)).acquire(config.http_hash)
-        os.nice(NICENESS)
-        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # what wakes up does not interrupt who records
-        files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-        if files < FILES:
-            resource.setrlimit(
-                resource.RLIMIT_NOFILE, (FILES if most == resource.RLIM_INFINITY else min(FILES, most), most)
-            )
+        _give_way()
+        _raise_file_limit()
         asyncio.run(_run(config, context))
     except MdsError as error:
         log.error("%s", error)
@@ -150,6 +145,20 @@ def main() -> int:
         log.exception("the HTTP process has failed")
         return 1
     return 0
+
+
+def _give_way() -> None:
+    """Let recording come first, as far as this may be asked for."""
+    with contextlib.suppress(OSError):
+        os.nice(NICENESS)
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))  # who wakes up does not interrupt those that run
+
+
+def _raise_file_limit() -> None:
+    files, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    may_have = FILES if most == resource.RLIM_INFINITY else min(FILES, most)
+    if files < may_have:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (may_have, most))
 
 
 async def _run(config: Config, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
