@@ -88,6 +88,7 @@ class Storage(_Section):
     reserve_mb: int = Field(default=256, ge=0)  # below this the writer stops and the spools go on
     spool_dir: Path | None = None  # default: spool/ in data_dir
     spool_max_mb: int = Field(default=4096, ge=1)  # for each epoch of a connection; what killed ones left comes on top
+    compact: bool = False  # days that are over become Parquet, beside the JSONL
 
     @field_validator("timezone")
     @classmethod

@@ -2,6 +2,7 @@
 
 import re
 from datetime import date
+from pathlib import Path
 
 WRITER_LOCK = "writer.lock"  # in the state folder: a data folder has one writer, whatever run folder it belongs to
 SERVICE_LOCK = "service.lock"  # likewise one service
@@ -16,6 +17,11 @@ def tick_file_name(day: date) -> str:
 def is_tick_file_name(name: str) -> bool:
     """Tell a tick file from an event file by its name."""
     return name.startswith("market_data_")
+
+
+def parquet_folder(data_dir: Path, day: date) -> Path:
+    """Return the folder with the ticks received on `day` as Parquet; `date=` is what engines read a partition from."""
+    return data_dir / "parquet" / f"date={day.isoformat()}"
 
 
 def event_file_name(day: date) -> str:

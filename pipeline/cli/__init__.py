@@ -8,6 +8,7 @@ from click.shell_completion import CompletionItem
 
 from pipeline import __version__
 from pipeline.errors import MdsError
+from pipeline.extras import explain
 
 _SECTIONS = {
     "Record": {
@@ -43,6 +44,14 @@ _SECTIONS = {
         "verify": "Prove from the files that nothing is missing.",
         "gaps": "List what could not be recorded, and since when.",
     },
+    "Read what was recorded": {
+        "files": "List the files; tell about one; delete old ones.",
+        "tail": "Print ticks as they are stored.",
+        "analyze": "Count, rate, prices and silences of instruments.",
+        "bars": "Make OHLCV bars of the ticks.",
+        "report": "Make a page, or JSON, about the recording.",
+        "compact": "Make Parquet files of days that are over.",
+    },
     "Test": {
         "simulate": "Serve a made-up market as Kite does.",
     },
@@ -64,7 +73,10 @@ class _Commands(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002  as above
         if cmd_name not in _COMMANDS:
             return None
-        module = import_module(f"pipeline.cli.{_MODULES.get(cmd_name, cmd_name)}")
+        try:
+            module = import_module(f"pipeline.cli.{_MODULES.get(cmd_name, cmd_name)}")
+        except ImportError as error:
+            raise explain(error, f"mds {cmd_name}") from error
         command: click.Command = getattr(module, cmd_name)
         return command
 
