@@ -1,24 +1,48 @@
 """Market Data Service: records every tick of a Kite Connect feed into daily JSONL files, exactly once.
 
-From Python: `pipeline.MarketDataService` starts and asks a recorder, `pipeline.Client` asks one that is running. They
-are imported when they are first named: every process of the service imports this module.
+From Python: `MarketDataService` starts and asks a recorder, `Client` asks one that is running; `read_ticks`,
+`iter_ticks` and what stands beside them read what was recorded. They are imported when they are first named: every
+process of the service imports this module.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from pipeline.extras import explain
+
 if TYPE_CHECKING:
     from pipeline.client import Client
     from pipeline.service import MarketDataService
+    from pipeline.store.frames import read_jsonl_to_dataframe, read_ticks
+    from pipeline.store.manager import StorageManager
+    from pipeline.store.stream import iter_ticks
 
-__all__ = ["Client", "MarketDataService", "__version__"]
+__all__ = [
+    "Client",
+    "MarketDataService",
+    "StorageManager",
+    "__version__",
+    "iter_ticks",
+    "read_jsonl_to_dataframe",
+    "read_ticks",
+]
 
 __version__ = "0.1.0"
 
-_LAZY = {"Client": "pipeline.client", "MarketDataService": "pipeline.service"}
+_LAZY = {
+    "Client": "pipeline.client",
+    "MarketDataService": "pipeline.service",
+    "StorageManager": "pipeline.store.manager",
+    "iter_ticks": "pipeline.store.stream",
+    "read_jsonl_to_dataframe": "pipeline.store.frames",
+    "read_ticks": "pipeline.store.frames",
+}
 
 
 def __getattr__(name: str) -> Any:
     if name not in _LAZY:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_LAZY[name]), name)
+    try:
+        return getattr(import_module(_LAZY[name]), name)
+    except ImportError as error:
+        raise explain(error, f"pipeline.{name}") from error

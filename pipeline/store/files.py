@@ -64,6 +64,14 @@ class Place(NamedTuple):
 
 
 @dataclass
+class Chunk:
+    """Whole lines that follow each other, as they stand in the file."""
+
+    data: bytes
+    first: Place
+
+
+@dataclass
 class Block:
     """Whole lines that follow each other, without their newlines."""
 
@@ -92,15 +100,34 @@ class Fragment:
     place: Place
     length: int
 
+    @property
+    def why(self) -> str:
+        """What is wrong with it, in words."""
+        if self.kind == "torn":
+            return f"the file ends within a line, after {self.length} bytes of it"
+        return f"a line of {self.length} bytes"
+
 
 def read_blocks(path: Path, size: int) -> Iterator[Block | Fragment]:
     """Yield the lines of the first `size` bytes, in blocks."""
-    place = Place(path, 1, 0)
+    for chunk in read_chunks(path, size, BLOCK_BYTES):
+        yield chunk if isinstance(chunk, Fragment) else as_block(chunk)
+
+
+def as_block(chunk: Chunk) -> Block:
+    """Return a chunk as lines."""
+    return Block(chunk.data[:-1].split(b"\n"), chunk.first)
+
+
+def read_chunks(path: Path, size: int, chunk_bytes: int, start: Place | None = None) -> Iterator[Chunk | Fragment]:
+    """Yield the bytes of a file up to `size`, of about `chunk_bytes` at a time; `start` is the beginning of a line."""
+    place = start or Place(path, 1, 0)
     rest = b""
     dropped = 0  # bytes of a line that is too long
-    position = 0
+    position = place.offset
     with path.open("rb", buffering=0) as file:
-        while position < size and (data := file.read(min(BLOCK_BYTES, size - position))):
+        file.seek(position)
+        while position < size and (data := file.read(min(chunk_bytes, size - position))):
             position += len(data)
             rest += data
             end = rest.rfind(b"\n") + 1
@@ -116,14 +143,14 @@ def read_blocks(path: Path, size: int) -> Iterator[Block | Fragment]:
                 place = Place(path, place.line + 1, place.offset + dropped + begin)
                 dropped = 0
             if begin < end:
-                lines = rest[begin : end - 1].split(b"\n")
-                yield Block(lines, place)
-                place = Place(path, place.line + len(lines), place.offset + end - begin)
+                lines = rest[begin:end]
+                yield Chunk(lines, place)
+                place = Place(path, place.line + lines.count(b"\n"), place.offset + len(lines))
             rest = rest[end:]
         if rest or dropped:
             rest += _end_of_line(file, path)
             if rest.endswith(b"\n") and not dropped:
-                yield Block([rest[:-1]], place)
+                yield Chunk(rest, place)
             else:
                 yield Fragment("torn", place, dropped + len(rest))
 

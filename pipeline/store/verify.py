@@ -270,9 +270,9 @@ class _Check:
     def _fragment(self, fragment: Fragment) -> None:
         if fragment.kind == "torn":
             self._report.torn += 1
-            self._problem("torn", f"the file ends within a line, after {fragment.length} bytes of it", fragment.place)
+            self._problem("torn", fragment.why, fragment.place)
         else:
-            self._invalid(f"a line of {fragment.length} bytes", fragment.place)
+            self._invalid(fragment.why, fragment.place)
 
     def _invalid(self, why: str, place: Place) -> None:
         self._report.invalid += 1

@@ -1,0 +1,124 @@
+"""Which files hold the ticks that a reader asks for: by path, by day, or all of a data folder."""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import date, datetime
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from pipeline import config
+from pipeline.errors import ConfigError, MdsError
+from pipeline.files import parquet_folder, tick_file_name
+from pipeline.store.files import date_of, tick_files
+
+_DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
+_PARTITION = re.compile(r"date=(\d{4}-\d{2}-\d{2})")
+
+Source: TypeAlias = str | Path | date
+Sources: TypeAlias = Source | Iterable[Source] | None
+
+
+@dataclass(frozen=True)
+class TickFile:
+    """Ticks of a day, or of no known day: a JSONL file, or a Parquet file or folder of parts."""
+
+    path: Path
+    kind: Literal["jsonl", "parquet"]
+    day: date | None
+
+
+def place(data_dir: Path | str | None, timezone: str | None) -> tuple[Path, str]:
+    """Return the data folder and the time zone of days and times: what is not given, the settings say."""
+    if data_dir is not None and timezone is not None:
+        return Path(data_dir), timezone
+    storage = config.load().storage
+    return Path(data_dir or storage.data_dir), timezone or storage.timezone
+
+
+def days(data_dir: Path) -> list[date]:
+    """Return the days of which a data folder has ticks, in whatever form, oldest first."""
+    of_lines = {day for path in tick_files(data_dir) if (day := date_of(path))}
+    return sorted(of_lines | set(map(_day, parquet_days(data_dir))))
+
+
+def parquet_days(data_dir: Path) -> list[str]:
+    """Return the days that are there as Parquet, oldest first."""
+    folders = (data_dir / "parquet").glob("date=*")
+    return sorted(found[1] for path in folders if (found := _PARTITION.fullmatch(path.name)) and _is_day(found[1]))
+
+
+def find(sources: Sources, data_dir: Path) -> list[TickFile]:
+    """Return the files of days and paths, in their order; None: of all days of the data folder.
+
+    A path is a file, or another data folder. Raises ConfigError where it is not there, MdsError where nothing was
+    recorded.
+    """
+    if sources is None:
+        return _all(data_dir)
+    if isinstance(sources, (str, Path, date)):
+        sources = [sources]
+    return [file for source in sources for file in _find(source, data_dir)]
+
+
+def of_day(day: date, data_dir: Path) -> TickFile:
+    """Return where the ticks of a day are: the Parquet if it has all of them, else the JSONL.
+
+    Raises MdsError where there are none.
+    """
+    lines, columns = data_dir / tick_file_name(day), parquet_folder(data_dir, day)
+    has_columns = columns.is_dir()
+    try:
+        size = lines.stat().st_size
+    except FileNotFoundError:
+        if not has_columns:
+            raise MdsError(f"{data_dir}: nothing was recorded on {day}, there is no {lines.name}") from None
+        return TickFile(columns, "parquet", day)
+    if has_columns:
+        from pipeline.store.parquet import covered  # noqa: PLC0415  reading JSONL does not need its packages
+
+        if covered(columns) == size:
+            return TickFile(columns, "parquet", day)
+    return TickFile(lines, "jsonl", day)
+
+
+def _find(source: Source, data_dir: Path) -> list[TickFile]:
+    if isinstance(source, datetime):
+        return [of_day(source.date(), data_dir)]
+    if isinstance(source, date):
+        return [of_day(source, data_dir)]
+    if isinstance(source, str) and _DAY.fullmatch(source):
+        if not _is_day(source):
+            raise ConfigError(f"{source}: no such day")
+        return [of_day(_day(source), data_dir)]
+    path = Path(source)
+    if path.suffix == ".parquet" and path.exists():
+        return [TickFile(path, "parquet", None)]
+    if partition := _PARTITION.fullmatch(path.name):
+        return [TickFile(path, "parquet", _day(partition[1]))]
+    if path.is_dir():
+        return _all(path)
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file or folder")
+    return [TickFile(path, "jsonl", date_of(path))]
+
+
+def _all(data_dir: Path) -> list[TickFile]:
+    if not data_dir.is_dir():
+        raise ConfigError(f"{data_dir}: no such folder; storage.data_dir names the one with the data files")
+    found = [of_day(day, data_dir) for day in days(data_dir)]
+    if not found:
+        raise MdsError(f"{data_dir}: nothing was recorded, there is no market_data_YYYY-MM-DD.jsonl")
+    return found
+
+
+def _is_day(text: str) -> bool:
+    try:
+        _day(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _day(text: str) -> date:
+    return date.fromisoformat(text)

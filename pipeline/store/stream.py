@@ -1,0 +1,60 @@
+"""Reading ticks one by one: `iter_ticks`. Needs nothing but what recording needs, as long as they are JSON lines."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from pipeline.store.bad import BadLine, Judge, OnBad
+from pipeline.store.files import Fragment, read_blocks
+from pipeline.store.selection import Moment, select
+from pipeline.store.sources import Sources, TickFile, find, place
+from pipeline.ticks import decode_line
+
+
+def iter_ticks(
+    source: Sources = None,
+    *,
+    tokens: Iterable[int | str] | int | str | None = None,
+    modes: Iterable[str] | str | None = None,
+    start: Moment = None,
+    end: Moment = None,
+    on_bad: OnBad = "report",
+    data_dir: Path | str | None = None,
+    timezone: str | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Yield stored ticks as the dicts that they are in the files, with constant memory.
+
+    The arguments are those of `read_ticks`. Of JSONL the order is that of storing, of Parquet that of receiving. What
+    is wrong with the arguments is raised here, not at the first tick.
+    """
+    folder, zone = place(data_dir, timezone)
+    selection = select(folder, zone, tokens=tokens, modes=modes, start=start, end=end)
+    files = find(source, folder)
+    return (tick for file in files for tick in _ticks(file, on_bad) if selection.has(tick))
+
+
+def _ticks(file: TickFile, on_bad: OnBad) -> Iterator[dict[str, Any]]:
+    if file.kind == "parquet":
+        from pipeline.store.parquet import iter_lines  # noqa: PLC0415  JSONL does not need its packages
+
+        return map(orjson.loads, iter_lines(file.path))
+    return _lines(file.path, on_bad)
+
+
+def _lines(path: Path, on_bad: OnBad) -> Iterator[dict[str, Any]]:
+    judge = Judge(path, on_bad)
+    for block in read_blocks(path, path.stat().st_size):
+        if isinstance(block, Fragment):
+            judge.hear_fragment(block)
+            continue
+        for index, line in enumerate(block.lines):
+            try:
+                decode_line(line)
+                tick = orjson.loads(line)
+            except (ValueError, RecursionError) as error:
+                judge.hear(BadLine(block.place(index), str(error)))
+            else:
+                yield tick
+    judge.end()
