@@ -3,6 +3,7 @@
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
+import msgspec
 from hypothesis import strategies as st
 
 from pipeline.ticks import (
@@ -69,3 +70,8 @@ def _kinds() -> dict[str, StoredTick]:
 
 
 KINDS = _kinds()
+
+
+def tick_at(moment: datetime, kind: str = "quote", **fields: Any) -> StoredTick:
+    """Return a tick of this kind that was received then, with other fields changed."""
+    return msgspec.structs.replace(KINDS[kind], timestamp=moment.isoformat(timespec="microseconds"), **fields)

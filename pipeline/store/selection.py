@@ -74,4 +74,5 @@ def _moment(given: Moment, timezone: str) -> datetime | None:
         raise ConfigError(f"{given!r} is not a time like 2025-10-01T09:15:00") from None
     if not isinstance(moment, datetime):
         moment = datetime(moment.year, moment.month, moment.day)  # noqa: DTZ001  its zone comes next
-    return moment if moment.tzinfo else moment.replace(tzinfo=ZoneInfo(timezone))
+    zone = ZoneInfo(timezone)
+    return moment.astimezone(zone) if moment.tzinfo else moment.replace(tzinfo=zone)  # polars compares within a zone only
