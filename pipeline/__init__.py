@@ -13,6 +13,7 @@ from pipeline.extras import explain
 if TYPE_CHECKING:
     from pipeline.client import Client
     from pipeline.service import MarketDataService
+    from pipeline.store.follow import follow
     from pipeline.store.frames import read_jsonl_to_dataframe, read_ticks
     from pipeline.store.manager import StorageManager
     from pipeline.store.stream import iter_ticks
@@ -22,6 +23,7 @@ __all__ = [
     "MarketDataService",
     "StorageManager",
     "__version__",
+    "follow",
     "iter_ticks",
     "read_jsonl_to_dataframe",
     "read_ticks",
@@ -33,6 +35,7 @@ _LAZY = {
     "Client": "pipeline.client",
     "MarketDataService": "pipeline.service",
     "StorageManager": "pipeline.store.manager",
+    "follow": "pipeline.store.follow",
     "iter_ticks": "pipeline.store.stream",
     "read_jsonl_to_dataframe": "pipeline.store.frames",
     "read_ticks": "pipeline.store.frames",

@@ -207,7 +207,7 @@ def test_another_days_ticks(folder: Path) -> None:
         ("2025-13-01", {}, "no such day"),
         ("missing.jsonl", {}, "missing.jsonl: no such file"),
         (None, {"data_dir": "nowhere"}, "nowhere: no such folder"),
-        (DAY, {"modes": "fast"}, "'fast' is not a mode"),
+        (DAY, {"modes": "fast"}, "fast: no such mode"),
         (DAY, {"start": "soon"}, "'soon' is not a time"),
         (DAY, {"tokens": "NSE:INFY"}, "no list of instruments"),
     ],

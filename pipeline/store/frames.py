@@ -16,8 +16,8 @@ from pipeline.store.bad import Judge, OnBad
 from pipeline.store.files import Fragment, read_chunks
 from pipeline.store.lines import CHUNK_BYTES, Read, read_chunk
 from pipeline.store.schema import schema
-from pipeline.store.selection import Moment, Selection, select
-from pipeline.store.sources import Sources, TickFile, find, place
+from pipeline.store.selection import Selection
+from pipeline.store.sources import Moment, Sources, TickFile, find, place, select
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -1,4 +1,4 @@
-"""Which files hold the ticks that a reader asks for: by path, by day, or all of a data folder."""
+"""What a reader asks for, in its words: which files hold it (by path, by day, or all of a folder), and what of them."""
 
 import re
 from collections.abc import Iterable
@@ -6,17 +6,21 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from pathlib import Path
 from typing import Literal, TypeAlias
+from zoneinfo import ZoneInfo
 
 from pipeline import config
 from pipeline.errors import ConfigError, MdsError
 from pipeline.files import parquet_folder, tick_file_name
 from pipeline.store.files import date_of, tick_files
+from pipeline.store.selection import Selection
+from pipeline.store.symbols import Symbols
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 _PARTITION = re.compile(r"date=(\d{4}-\d{2}-\d{2})")
 
 Source: TypeAlias = str | Path | date
 Sources: TypeAlias = Source | Iterable[Source] | None
+Moment: TypeAlias = datetime | date | str | None
 
 
 @dataclass(frozen=True)
@@ -34,6 +38,28 @@ def place(data_dir: Path | str | None, timezone: str | None) -> tuple[Path, str]
         return Path(data_dir), timezone
     storage = config.load().storage
     return Path(data_dir or storage.data_dir), timezone or storage.timezone
+
+
+def select(
+    data_dir: Path,
+    timezone: str,
+    *,
+    tokens: Iterable[int | str] | int | str | None = None,
+    modes: Iterable[str] | str | None = None,
+    start: Moment = None,
+    end: Moment = None,
+) -> Selection:
+    """Return what these words of a reader mean; symbols are looked up in the data folder.
+
+    Times without an offset are in `timezone`; a date is its midnight. Raises ConfigError naming what is none.
+    """
+    words: Iterable[int | str] | None = [tokens] if isinstance(tokens, (int, str)) else tokens
+    return Selection(
+        None if words is None else Symbols(data_dir).resolve(words),
+        modes,
+        _moment(start, timezone),
+        _moment(end, timezone),
+    )
 
 
 def days(data_dir: Path) -> list[date]:
@@ -122,3 +148,18 @@ def _is_day(text: str) -> bool:
 
 def _day(text: str) -> date:
     return date.fromisoformat(text)
+
+
+def _moment(given: Moment, timezone: str) -> datetime | None:
+    if given is None:
+        return None
+    try:
+        moment = datetime.fromisoformat(given) if isinstance(given, str) else given
+    except ValueError:
+        raise ConfigError(f"{given!r} is not a time like 2025-10-01T09:15:00") from None
+    if not isinstance(moment, datetime):
+        moment = datetime(moment.year, moment.month, moment.day)  # noqa: DTZ001  its zone comes next
+    zone = ZoneInfo(timezone)
+    return (
+        moment.astimezone(zone) if moment.tzinfo else moment.replace(tzinfo=zone)
+    )  # polars compares within a zone only

@@ -8,8 +8,8 @@ import orjson
 
 from pipeline.store.bad import BadLine, Judge, OnBad
 from pipeline.store.files import Fragment, read_blocks
-from pipeline.store.selection import Moment, select
-from pipeline.store.sources import Sources, TickFile, find, place
+from pipeline.store.selection import Selection
+from pipeline.store.sources import Moment, Sources, TickFile, find, place, select
 from pipeline.ticks import decode_line
 
 
@@ -26,30 +26,33 @@ def iter_ticks(
 ) -> Iterator[dict[str, Any]]:
     """Yield stored ticks as the dicts that they are in the files, with constant memory.
 
-    The arguments are those of `read_ticks`. Of JSONL the order is that of storing, of Parquet that of receiving. What
-    is wrong with the arguments is raised here, not at the first tick.
+    The arguments are those of `read_ticks`. Of JSONL the order is that of storing, of Parquet that of receiving. Lines
+    that begin as those of other instruments do are passed over unread, whatever else they hold. What is wrong with the
+    arguments is raised here, not at the first tick.
     """
     folder, zone = place(data_dir, timezone)
     selection = select(folder, zone, tokens=tokens, modes=modes, start=start, end=end)
     files = find(source, folder)
-    return (tick for file in files for tick in _ticks(file, on_bad) if selection.has(tick))
+    return (tick for file in files for tick in _ticks(file, selection, on_bad) if selection.has(tick))
 
 
-def _ticks(file: TickFile, on_bad: OnBad) -> Iterator[dict[str, Any]]:
+def _ticks(file: TickFile, selection: Selection, on_bad: OnBad) -> Iterator[dict[str, Any]]:
     if file.kind == "parquet":
         from pipeline.store.parquet import iter_lines  # noqa: PLC0415  JSONL does not need its packages
 
         return map(orjson.loads, iter_lines(file.path))
-    return _lines(file.path, on_bad)
+    return _lines(file.path, selection, on_bad)
 
 
-def _lines(path: Path, on_bad: OnBad) -> Iterator[dict[str, Any]]:
+def _lines(path: Path, selection: Selection, on_bad: OnBad) -> Iterator[dict[str, Any]]:
     judge = Judge(path, on_bad)
     for block in read_blocks(path, path.stat().st_size):
         if isinstance(block, Fragment):
             judge.hear_fragment(block)
             continue
         for index, line in enumerate(block.lines):
+            if not selection.may_have(line):
+                continue
             try:
                 decode_line(line)
                 tick = orjson.loads(line)

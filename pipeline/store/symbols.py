@@ -1,8 +1,8 @@
 """Symbols to instrument tokens and back, by Kite's own list of instruments.
 
-The list is a file `instruments_YYYY-MM-DD.csv` or `.csv.gz` in the data folder, as `https://api.kite.trade/instruments`
-gives it: a header line, then an instrument a line, of which `instrument_token`, `tradingsymbol` and `exchange` are read.
-A list has about 100,000 lines: it is read when a symbol is asked for and not before, so tokens work without any list.
+The list is a file `instruments_YYYY-MM-DD.csv` or `.csv.gz` in the data folder, as https://api.kite.trade/instruments
+gives it: a header line, then an instrument a line, of which `instrument_token`, `tradingsymbol` and `exchange` are
+used. It has about 100,000 lines and is read when a symbol is asked for, not before: tokens work without any list.
 """
 
 import csv
