@@ -1,12 +1,24 @@
-"""Names of the day files in the data folder, and of the locks in its state folder: the only place that knows them."""
+"""The day files in the data folder, and what lies in its state folder: the only place that knows their names."""
 
 import re
 from datetime import date
 from pathlib import Path
+from typing import NamedTuple
 
 WRITER_LOCK = "writer.lock"  # in the state folder: a data folder has one writer, whatever run folder it belongs to
 SERVICE_LOCK = "service.lock"  # likewise one service
+CHECKPOINT = "checkpoint.json"  # likewise; the writer's
+COUNTS = "counts.json"  # likewise: of the files that the checkpoint names no more
+COUNTED = "counted.json"  # what readers have counted
+REMOVED = "removed.jsonl"  # what was removed on purpose
 DATA_FILE = re.compile(r"(market_data|events)_(\d{4}-\d{2}-\d{2})\.jsonl")
+
+
+class Extent(NamedTuple):
+    """How far a file goes: the first `bytes` of it have `lines` newlines, foreign lines among them; None: unknown."""
+
+    bytes: int
+    lines: int | None
 
 
 def tick_file_name(day: date) -> str:

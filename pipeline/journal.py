@@ -6,7 +6,9 @@ acknowledged, once a commit has synced it. For each stream `high` is what has be
 The checkpoint names every file that bytes may have been added to since it was written, with the size up to which the
 file is settled, and every `durable` mark. It only bounds what has to be read at the next start: lines carry their own
 numbers, so `high` can always be found again from the files. Hence its one rule: no byte goes into a file that the
-checkpoint on disk does not name.
+checkpoint on disk does not name, or beyond which it has it settled.
+
+How many lines each file has is counted along, for readers.
 """
 
 import contextlib
@@ -22,16 +24,16 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.checkpoint import Checkpoint, read_checkpoint
+from pipeline.counts import add_counts, read_counts
 from pipeline.days import Calendar
 from pipeline.durable import replace_durably, sync_folder, write_all
 from pipeline.events import WRITER, encode_event
-from pipeline.files import DATA_FILE, event_file_name, tick_file_name
+from pipeline.files import CHECKPOINT, DATA_FILE, Extent, event_file_name, tick_file_name
 from pipeline.recovery import Recovery
 from pipeline.wire import Header, Mark, StreamId
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT = "checkpoint.json"
 OPEN_FILES = 8  # today's two, yesterday's two around midnight, and what old spools bring
 KEPT_DAYS = 3  # days whose files the checkpoint goes on naming when they are closed
 
@@ -54,15 +56,22 @@ class _File:
     fd: int
     size: int  # written
     durable: int  # synced
+    lines: int | None  # written; None: nobody has counted those that were there before
+    durable_lines: int | None
     dirty: bool = False
     syncing: bool = False  # part of a commit that is under way
+
+    def cut(self, size: int, lines: int | None) -> None:
+        """Take back what was written since it had this size. Raises OSError."""
+        os.ftruncate(self.fd, size)
+        self.size, self.lines = size, lines
 
 
 @dataclass
 class Commit:
     """What one sync makes durable: made by `begin_commit`, synced on any thread, taken in by `committed`."""
 
-    sizes: dict[str, int]
+    extents: dict[str, Extent]
     fds: list[int]
     marks: dict[StreamId, Mark]
     own_events: int
@@ -104,7 +113,8 @@ class Journal:
         self._own_events: list[tuple[date, bytes]] = []  # written, not yet durable: nobody would send them again
         self._files: dict[str, _File] = {}
         self._days: dict[StreamId, date] = {}  # whose files a stream was last written to
-        self._settled: dict[str, int] = {}  # what the checkpoint names besides the open files
+        self._settled: dict[str, Extent] = {}  # what the checkpoint names besides the open files
+        self.checkpoint_due = False  # more is durable than was written down
         self._checkpoint_lock = threading.Lock()  # a sync on another thread may be writing one
         self._checkpoints = 0  # begun: an older one must not replace a newer
 
@@ -121,13 +131,13 @@ class Journal:
         checkpoint = read_checkpoint(self._state_dir / CHECKPOINT)
         if checkpoint is None:
             names = [path.name for path in sorted(self._data_dir.iterdir()) if DATA_FILE.fullmatch(path.name)]
-            checkpoint = Checkpoint(dict.fromkeys(names, 0))
+            checkpoint = Checkpoint(dict.fromkeys(names, Extent(0, 0)))
             if names:
                 log.warning("no checkpoint, reading all %d files to find where every stream stands", len(names))
         recovery = Recovery(self._state_dir, checkpoint.marks, checkpoint.retired)
         try:
-            for name, size in checkpoint.files.items():
-                recovery.read(self._data_dir / name, size)
+            for name, extent in checkpoint.files.items():
+                recovery.read(self._data_dir / name, extent)
             self.retired = dict(checkpoint.retired)
             self.high, self.durable = dict(recovery.marks), dict(recovery.marks)
             self._settled = recovery.settled
@@ -152,12 +162,13 @@ class Journal:
         new_events = last.event_seq - max(mark.event_seq, header.first.event_seq - 1)
         if new_ticks <= 0 and new_events <= 0:
             return Verdict.KNOWN
-        new: dict[str, bytes] = {}
+        new: dict[str, tuple[bytes, int]] = {}
         if new_events > 0:
             new[event_file_name(header.day)] = _last_lines(events, header.event_count, new_events)
         if new_ticks > 0:
             new[tick_file_name(header.day)] = _last_lines(ticks, header.tick_count, new_ticks)
-        self._settle_earlier_day(stream, header.day)
+        if self._days.get(stream) != header.day:
+            self._change_day(stream, header.day)
         self._append_all(new)
         self.high[stream] = Mark(max(mark.seq, last.seq), max(mark.event_seq, last.event_seq))
         self.ticks_written += max(new_ticks, 0)
@@ -178,7 +189,7 @@ class Journal:
             event_seq=self._event_seq + 1,
         )
         with contextlib.suppress(DiskFullError):
-            self._append_all({event_file_name(now.date()): line})
+            self._append_all({event_file_name(now.date()): (line, 1)})
             self._event_seq += 1
             self._own_events.append((now.date(), line))
 
@@ -187,30 +198,30 @@ class Journal:
         dirty = {name: file for name, file in self._files.items() if file.dirty}
         for file in dirty.values():
             file.dirty, file.syncing = False, True
-        sizes = {name: file.size for name, file in dirty.items()}
+        extents = {name: Extent(file.size, file.lines) for name, file in dirty.items()}
         write_checkpoint = self._prepare_checkpoint() if checkpoint else None
         fds = [file.fd for file in dirty.values()]
-        return Commit(sizes, fds, dict(self.high), len(self._own_events), write_checkpoint)
+        return Commit(extents, fds, dict(self.high), len(self._own_events), write_checkpoint)
 
     def committed(self, commit: Commit) -> None:
         """Take in a commit that was synced."""
-        for name, size in commit.sizes.items():
+        for name, extent in commit.extents.items():
             file = self._files[name]
-            file.durable, file.syncing = size, False
+            (file.durable, file.durable_lines), file.syncing = extent, False
+            self.checkpoint_due = True
         self.durable = {stream: mark for stream, mark in commit.marks.items() if not self._is_retired(stream)}
         del self._own_events[: commit.own_events]
 
     def roll_back(self) -> None:
         """Go back to the last commit, because a sync has failed. Raises OSError when even that cannot be done."""
         for file in self._files.values():
-            os.ftruncate(file.fd, file.durable)
-            file.size = file.durable
+            file.cut(file.durable, file.durable_lines)
             file.dirty, file.syncing = True, False  # the truncation wants a sync as well
         self.high = dict(self.durable)
         own_events, self._own_events = self._own_events, []
         for day, line in own_events:
             with contextlib.suppress(DiskFullError):
-                self._append_all({event_file_name(day): line})
+                self._append_all({event_file_name(day): (line, 1)})
                 self._own_events.append((day, line))
 
     def checkpoint(self) -> None:
@@ -226,10 +237,14 @@ class Journal:
     def _prepare_checkpoint(self) -> Callable[[], None]:
         """Take down the present state, to be written on any thread."""
         days = sorted({_day_in(name) for name in (*self._settled, *self._files)})[-KEPT_DAYS:]
-        self._settled = {name: size for name, size in self._settled.items() if _day_in(name) in days}
-        files = self._settled | {name: file.durable for name, file in self._files.items()}
+        if leaving := {name: extent for name, extent in self._settled.items() if _day_in(name) not in days}:
+            add_counts(self._data_dir, self._state_dir, leaving)  # once a day: the day's new files are synced as well
+            self._settled = {name: extent for name, extent in self._settled.items() if name not in leaving}
+        open_files = {name: Extent(file.durable, file.durable_lines) for name, file in self._files.items()}
+        files = self._settled | open_files
         data = Checkpoint(files, self.durable, self.retired).encode()
         self._checkpoints += 1
+        self.checkpoint_due = False
         number = self._checkpoints
 
         def write() -> None:
@@ -250,34 +265,43 @@ class Journal:
             self.durable = {stream: mark for stream, mark in self.durable.items() if not self._is_retired(stream)}
             self._days = {stream: day for stream, day in self._days.items() if not self._is_retired(stream)}
 
-    def _settle_earlier_day(self, stream: StreamId, day: date) -> None:
+    def _change_day(self, stream: StreamId, day: date) -> None:
         """Sync what a stream has in other days' files before it goes on in this day's.
 
-        A power loss could else cut the older file and not the newer one, a hole that nobody would fill.
+        A power loss could else cut the older file and not the newer one, a hole that nobody would fill. And a file of
+        a closed day may have been removed, while it stayed open here: what comes late needs a new one.
         """
-        before = self._days.get(stream, day)
-        if before != day:
-            for name in (tick_file_name(before), event_file_name(before)):
-                file = self._files.get(name)
-                if file and file.durable < file.size:
-                    os.fdatasync(file.fd)
+        for file in self._files_of(self._days.get(stream)):
+            if file.durable < file.size:
+                os.fdatasync(file.fd)
+        for file in self._files_of(day):
+            if not file.dirty and not file.syncing and os.fstat(file.fd).st_nlink == 0:
+                os.close(file.fd)
+                del self._files[file.path.name]
+                self._settled.pop(file.path.name, None)
         self._days[stream] = day
 
-    def _append_all(self, new: Mapping[str, bytes]) -> None:
-        """Append to each named file, or to none of them."""
-        done: list[tuple[_File, int]] = []
+    def _files_of(self, day: date | None) -> list[_File]:
+        """Return the open files of a day."""
+        names = (tick_file_name(day), event_file_name(day)) if day else ()
+        return [self._files[name] for name in names if name in self._files]
+
+    def _append_all(self, new: Mapping[str, tuple[bytes, int]]) -> None:
+        """Append these lines to each named file, or to none of them."""
+        done: list[tuple[_File, int, int | None]] = []
         try:
-            for name, data in new.items():
+            for name, (data, lines) in new.items():
                 file = self._files.get(name) or self._open(name)
-                done.append((file, file.size))
+                done.append((file, file.size, file.lines))
                 write_all(file.fd, data)
                 file.size += len(data)
+                if file.lines is not None:
+                    file.lines += lines
                 file.dirty = True
                 self.bytes_written += len(data)
         except OSError as error:
-            for file, size in done:
-                os.ftruncate(file.fd, size)
-                file.size = size
+            for file, size, count in done:
+                file.cut(size, count)
             _raise_if_full(error)
             raise
 
@@ -287,9 +311,11 @@ class Journal:
         path = self._data_dir / name
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         size = os.fstat(fd).st_size
-        file = self._files[name] = _File(path, fd, size, size)
+        settled = self._settled.get(name) or read_counts(self._state_dir).get(name, Extent(0, 0))
+        lines = 0 if size == 0 else settled.lines if settled.bytes == size else None
+        file = self._files[name] = _File(path, fd, size, size, lines, lines)
         try:
-            if name not in self._settled:
+            if settled.bytes != size or name not in self._settled:  # as where it was removed, and is begun again
                 self.checkpoint()
             if size == 0:
                 sync_folder(self._data_dir)
@@ -297,6 +323,8 @@ class Journal:
                 os.write(fd, b"\n")
                 os.fdatasync(fd)
                 file.size = file.durable = size + 1
+                if lines is not None:
+                    file.lines = file.durable_lines = lines + 1
         except OSError:
             os.close(fd)
             del self._files[name]
@@ -310,7 +338,7 @@ class Journal:
                 break
             if not file.dirty and not file.syncing and file.durable == file.size:
                 os.close(file.fd)
-                self._settled[name] = file.size
+                self._settled[name] = Extent(file.size, file.lines)
                 del self._files[name]
 
 
@@ -324,5 +352,6 @@ def _raise_if_full(error: OSError) -> None:
         raise DiskFullError(error.errno, error.strerror) from error
 
 
-def _last_lines(lines: bytes, have: int, want: int) -> bytes:
-    return lines if want >= have else lines.split(b"\n", have - want)[-1]
+def _last_lines(lines: bytes, have: int, want: int) -> tuple[bytes, int]:
+    """Return the last `want` of the `have` lines, and how many these are."""
+    return (lines, have) if want >= have else (lines.split(b"\n", have - want)[-1], want)

@@ -10,8 +10,9 @@ from typing import Any
 
 import orjson
 
+from pipeline import removed
 from pipeline.events import SUPERVISOR, SUPERVISOR_ID
-from pipeline.files import is_tick_file_name
+from pipeline.files import Extent, is_tick_file_name
 from pipeline.wire import Mark, StreamId
 
 log = logging.getLogger(__name__)
@@ -29,18 +30,19 @@ class Recovery:
 
     def __init__(self, state_dir: Path, marks: Mapping[StreamId, Mark], retired: Mapping[int, int]) -> None:
         self.marks = dict(marks)  # where each stream stands
-        self.settled: dict[str, int] = {}  # sizes of the files that were read
+        self.settled: dict[str, Extent] = {}  # how far the files go that were read
         self.findings: list[tuple[str, dict[str, Any]]] = []  # events that the log should have
         self._state_dir = state_dir
         self._retired = retired
 
-    def read(self, path: Path, settled: int) -> None:
-        """Read a file from `settled` on, take in its numbers, and mend a torn end. Raises OSError."""
-        name = path.name
+    def read(self, path: Path, known: Extent) -> None:
+        """Read a file from where it is known on, take in its numbers, and mend a torn end. Raises OSError."""
+        name, settled = path.name, known.bytes
+        lines = known.lines if settled else 0
         try:
             fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         except FileNotFoundError:
-            if settled:
+            if settled and not self._was_removed(name, settled):
                 log.error("%s: gone, it had %d bytes of stored ticks or events", path, settled)
                 self.findings.append(("file_missing", {"file": name, "bytes": settled}))
             return
@@ -49,8 +51,8 @@ class Recovery:
             if size < settled:
                 log.error("%s: %d bytes were stored, only %d are there: somebody has cut it", path, settled, size)
                 self.findings.append(("file_shortened", {"file": name, "bytes": size, "bytes_stored": settled}))
-                settled = size
-            end, foreign = self._scan(fd, settled, is_ticks=is_tick_file_name(name))
+                settled, lines = size, None
+            end, new_lines, foreign = self._scan(fd, settled, is_ticks=is_tick_file_name(name))
             if foreign:
                 log.warning("%s: %d lines are not the recorder's own, they are left as they are", path, foreign)
                 self.findings.append(("foreign_lines", {"file": name, "lines": foreign}))
@@ -60,21 +62,31 @@ class Recovery:
             # failed its pages even count as clean: only what is written again is sure to be synced.
             _write_again(path, settled, min(end, size))
             os.fdatasync(fd)
-            self.settled[name] = os.fstat(fd).st_size
+            mended = os.fstat(fd).st_size
+            new_lines += mended > size  # by the newline that was missing
+            self.settled[name] = Extent(mended, None if lines is None else lines + new_lines)
         finally:
             os.close(fd)
 
-    def _scan(self, fd: int, start: int, *, is_ticks: bool) -> tuple[int, int]:
-        """Take in the numbers of all whole lines from `start` on; return where the last ends, and the foreign ones."""
-        offset, foreign, rest = start, 0, b""
+    def _was_removed(self, name: str, settled: int) -> bool:
+        """Tell whether a file that is gone was removed on purpose, with all that was in it."""
+        return any(gone.file == name and gone.bytes >= settled for gone in removed.read(self._state_dir))
+
+    def _scan(self, fd: int, start: int, *, is_ticks: bool) -> tuple[int, int, int]:
+        """Take in the numbers of all whole lines from `start` on.
+
+        Return where the last ends, how many there are, and how many of them are foreign.
+        """
+        offset, count, own, rest = start, 0, 0, b""
         while data := os.pread(fd, SCAN_BYTES, offset):
             offset += len(data)
             lines, newline, rest = (rest + data).rpartition(b"\n")
-            foreign += self._take_in(lines + newline, is_ticks=is_ticks)
-        return offset - len(rest), foreign
+            count += lines.count(b"\n") + len(newline)
+            own += self._take_in(lines + newline, is_ticks=is_ticks)
+        return offset - len(rest), count, count - own
 
     def _take_in(self, lines: bytes, *, is_ticks: bool) -> int:
-        """Raise `marks` to the numbers in `lines`; return how many lines have none."""
+        """Raise `marks` to the numbers in `lines`; return how many lines have one."""
         own = 0
         for found in (_TICK_END if is_ticks else _EVENT_END).finditer(lines):
             own += 1
@@ -90,7 +102,7 @@ class Recovery:
                 self.marks[stream] = Mark(max(mark.seq, reached.seq), max(mark.event_seq, reached.event_seq))
         if not is_ticks:
             own += len(_WRITER_END.findall(lines))
-        return lines.count(b"\n") - own
+        return own
 
     def _mend_end(self, fd: int, path: Path, end: int, size: int) -> tuple[str, dict[str, Any]]:
         """Deal with a last line that has no newline: complete it if it is whole, else cut it and keep what was cut.

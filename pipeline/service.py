@@ -84,7 +84,7 @@ class MarketDataService:
             **({"MDS_KITE__WS_URL": ws_url} if ws_url else {}),
             **({"MDS_CONFIG": str(file)} if file else {}),
         }
-        self.storage_mgr = StorageManager(self.data_dir, self._settings.storage.timezone)
+        self.storage_mgr = StorageManager(self.data_dir, self._settings.storage.timezone, self._settings.spool_dir)
         self._calendar = Calendar(self._settings.storage.timezone)
         self._asking = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None

@@ -155,7 +155,7 @@ class Writer:
                 self._publish(commits)
             now_s = time.monotonic()
             self._check_room(now_s)
-            if self._due_to_sync(now_s):
+            if self._due_to_sync(now_s) or self._due_to_checkpoint(now_s):
                 self._begin_sync(now_s)
             if now_s >= self._repeat_due_s:
                 self._publish(commits)
@@ -213,6 +213,11 @@ class Writer:
 
     def _due_to_sync(self, now_s: float) -> bool:
         return not self._syncing and 0 < self._commit_due_s <= now_s
+
+    def _due_to_checkpoint(self, now_s: float) -> bool:
+        """Tell whether nothing comes any more, so that the last commit would stay out of the checkpoint."""
+        idle = not self._syncing and not self._commit_due_s
+        return idle and self.journal.checkpoint_due and now_s >= self._checkpoint_due_s
 
     def _begin_sync(self, now_s: float) -> None:
         due = now_s >= self._checkpoint_due_s

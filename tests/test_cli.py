@@ -151,7 +151,7 @@ def test_wrong_usage(tmp_path, arguments):
 # Without a service.
 
 
-ALONE = ("run", "tail", "verify", "simulate", "token", "gaps", "top")  # need no service, or wait for one
+ALONE = ("run", "tail", "files", "analyze", "bars", "report", "compact", "verify", "simulate", "token", "gaps", "top")
 
 
 @pytest.mark.parametrize("name", [name for name in _COMMANDS if name not in ALONE])

@@ -479,7 +479,7 @@ def test_instruments_can_be_narrowed(service, mds):
     ("words", "offered"),
     [
         ("mds un", ["unsubscribe"]),
-        ("mds f", ["failover", "failback"]),
+        ("mds f", ["failover", "failback", "files"]),
         ("mds subscribe --mode ", ["ltp", "quote", "full"]),
         ("mds subscribe --connection ", ["1", "2", "3"]),
         ("mds instruments --mode Q", ["quote"]),

@@ -6,12 +6,17 @@ from datetime import date, timedelta
 
 import orjson
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipeline import journal as journal_module
-from pipeline.checkpoint import Checkpoint
+from pipeline.checkpoint import Checkpoint, peek
+from pipeline.counts import read_counts
 from pipeline.days import Calendar
-from pipeline.files import event_file_name, tick_file_name
-from pipeline.journal import CHECKPOINT, DiskFullError, Journal, Verdict
+from pipeline.files import CHECKPOINT, Extent, event_file_name, tick_file_name
+from pipeline.journal import DiskFullError, Journal, Verdict
+from pipeline.store.closed import FirstOpen
+from pipeline.store.removal import remove
 from pipeline.wire import Mark, StreamId
 from tests.builders import DAY, EPOCH, ZONE, a_batch, event_line, tick_line, tick_lines
 
@@ -147,7 +152,7 @@ def name_up_to(folder, name, size, reached, kind):
     """Write a checkpoint that has `name` settled up to `size`."""
     mark = Mark(reached, 0) if kind == "ticks" else Mark(0, reached)
     other = event_file_name(DAY) if kind == "ticks" else tick_file_name(DAY)
-    found = Checkpoint({name: size, other: 0}, {STREAM: mark}, {})
+    found = Checkpoint({name: Extent(size, None), other: Extent(0, 0)}, {STREAM: mark}, {})
     (folder / ".mds" / CHECKPOINT).write_bytes(found.encode())
 
 
@@ -342,3 +347,239 @@ def test_an_early_day_of_a_clock_that_was_set_back(folder):
     journal.accept(*a_batch((1, 2), epoch=EPOCH + 1, oldest_epoch=EPOCH + 1, day=yesterday))
     assert ticks_in(folder) == tick_lines(1, 3)
     assert ticks_in(folder, yesterday) == tick_lines(1, 2, epoch=EPOCH + 1)
+
+
+# What was removed on purpose.
+
+
+def removed(folder, day=DAY):
+    """Remove a day's files as `mds files clean` does."""
+    for name in (tick_file_name(day), event_file_name(day)):
+        if (folder / name).exists():
+            remove(folder / name, FirstOpen(day + timedelta(days=1), ""), "clean")
+
+
+def test_a_file_that_was_removed_on_purpose_is_not_missed(folder):
+    """The next start says nothing, and the checkpoint names it no longer."""
+    journal = a_journal(folder)
+    journal.accept(*a_batch((1, 9), (1, 2)))
+    commit(journal)
+    journal.checkpoint()
+    removed(folder)
+    journal.close()
+    journal = a_journal(folder)
+    assert own_events(folder) == []
+    assert journal.high == {STREAM: Mark(9, 2)}
+    journal.checkpoint()
+    assert not {tick_file_name(DAY), event_file_name(DAY)} & set(peek(folder / ".mds" / CHECKPOINT).files)
+
+
+def test_of_a_file_that_was_removed_only_in_part_the_rest_is_missed(folder):
+    """What was stored after it had been removed, and begun again, is not what was removed."""
+    journal = a_journal(folder)
+    journal.accept(*a_batch((1, 1)))
+    commit(journal)
+    journal.checkpoint()
+    journal.close()
+    removed(folder)
+    journal = a_journal(folder)
+    journal.accept(*a_batch((2, 50)))
+    commit(journal)
+    journal.checkpoint()
+    journal.close()
+    (folder / tick_file_name(DAY)).unlink()
+    a_journal(folder)
+    assert own_events(folder) == ["file_missing"]
+
+
+@pytest.mark.parametrize("settled", ["open", "closed", "named", "forgotten"])
+@pytest.mark.parametrize("dies", [False, True])
+def test_what_comes_late_for_a_removed_day_begins_a_new_file(folder, settled, dies, monkeypatch):
+    """Whether the old one was still open or only named, nothing of it is lost or stored twice, though it is killed."""
+    monkeypatch.setattr(journal_module, "OPEN_FILES", 3 if settled == "closed" else 8)
+    journal = a_journal(folder)
+    journal.accept(*a_batch((1, 9)))
+    commit(journal)
+    for n in (1, 2) if settled == "closed" else (5, 6, 7) if settled == "forgotten" else ():
+        journal.accept(*a_batch((1, 1), (1, 1), connection_id=2, day=DAY + timedelta(days=n)))
+        commit(journal)
+    journal.checkpoint()
+    if settled in ("named", "forgotten"):
+        journal.close()
+        journal = a_journal(folder)
+    removed(folder)
+
+    late = EPOCH + 1  # the clock was set back, and a worker started
+    journal.accept(*a_batch((1, 3), epoch=late, oldest_epoch=late))
+    commit(journal)
+    if dies:
+        journal.close()
+        journal = a_journal(folder)
+        assert own_events(folder) == []
+        assert journal.high[StreamId(1, late)] == Mark(3, 0)
+    assert journal.accept(*a_batch((2, 5), epoch=late, oldest_epoch=late)) is Verdict.STORED
+    commit(journal)
+    journal.checkpoint()
+    assert ticks_in(folder) == tick_lines(1, 5, epoch=late)
+    assert peek(folder / ".mds" / CHECKPOINT).files[tick_file_name(DAY)] == (len(ticks_in(folder)), 5)
+
+
+# Counting along.
+
+
+def assert_counted(folder):
+    """Check that the checkpoint has the right counts; return the names of files of which it knows none."""
+    files = peek(folder / ".mds" / CHECKPOINT).files
+    for name, (size, lines) in files.items():
+        data = (folder / name).read_bytes()[:size]
+        assert len(data) == size
+        assert lines in (None, data.count(b"\n")), name
+    return {name for name, (_, lines) in files.items() if lines is None}
+
+
+STEPS = st.one_of(
+    st.tuples(st.just("accept"), st.integers(0, 4), st.integers(0, 3), st.integers(0, 5)),
+    st.tuples(st.sampled_from(["event", "commit", "begin", "roll back", "checkpoint"])),
+    st.tuples(st.just("die"), st.integers(0, 80), st.sampled_from([b"", b"# foreign\n", b"# no end"])),
+    st.tuples(st.just("full"), st.integers(0, 40)),
+)
+
+
+@settings(deadline=None)
+@given(steps=st.lists(STEPS, max_size=25))
+def test_the_checkpoint_has_the_number_of_lines(tmp_path_factory, steps):
+    """After any batches, failed writes, roll-backs, deaths with torn ends, and lines of others, over many days."""
+    folder = tmp_path_factory.mktemp("counts")
+    (folder / ".mds").mkdir()
+    journal = a_journal(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(journal_module, "OPEN_FILES", 3)
+        for step, *details in [*steps, ("commit",), ("checkpoint",)]:
+            mark = journal.high.get(STREAM, Mark())
+            if step == "accept":
+                ticks, events, days = details
+                more = (mark.seq + 1, mark.seq + ticks), (mark.event_seq + 1, mark.event_seq + events)
+                journal.accept(*a_batch(*more, day=DAY + timedelta(days=days)))
+            elif step == "full":
+                fail_within(journal, mark, details[0])
+            elif step == "event":
+                journal.log_event("note", {})
+            elif step == "commit":
+                commit(journal, checkpoint=True)
+            elif step == "begin":
+                journal.begin_commit(checkpoint=False)
+                journal.roll_back()
+            elif step == "roll back":
+                journal.roll_back()
+            elif step == "checkpoint":
+                journal.checkpoint()
+            else:
+                journal.close()
+                hurt(folder, *details)
+                journal = a_journal(folder)
+            assert assert_counted(folder) == set()
+
+
+def fail_within(journal, mark, written):
+    """Offer a batch of which only so many bytes find room."""
+    real = os.write
+    batch = a_batch((mark.seq + 1, mark.seq + 2), (mark.event_seq + 1, mark.event_seq + 2))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("os.write", lambda fd, data: real(fd, data[: min(written, len(data) - 1)]))
+        with pytest.raises(DiskFullError):
+            journal.accept(*batch)
+
+
+def hurt(folder, torn, foreign):
+    """Cut the newest tick file behind what the checkpoint has, and append what is not ours."""
+    paths = sorted(folder.glob("market_data_*"))
+    if paths:
+        settled = peek(folder / ".mds" / CHECKPOINT).files.get(paths[-1].name, Extent(0, 0)).bytes
+        os.truncate(paths[-1], max(paths[-1].stat().st_size - torn, settled))
+        with paths[-1].open("ab") as file:
+            file.write(foreign)
+
+
+def test_an_old_checkpoint_has_no_counts_and_they_come_with_new_files(folder):
+    """Nothing is read for them: the file that was begun before stays uncounted, others have their count."""
+    (folder / tick_file_name(DAY)).write_bytes(tick_lines(1, 3))
+    old = Checkpoint({tick_file_name(DAY): Extent(len(tick_lines(1, 3)), None)}, {STREAM: Mark(3, 0)}, {})
+    (folder / ".mds" / CHECKPOINT).write_bytes(old.encode())
+    journal = a_journal(folder)
+    journal.accept(*a_batch((4, 5)))
+    journal.accept(*a_batch((6, 7), day=DAY + timedelta(days=1)))
+    journal.accept(*a_batch((8, 8), day=DAY + timedelta(days=1)))
+    journal.roll_back()
+    commit(journal)
+    journal.checkpoint()
+    assert assert_counted(folder) == {tick_file_name(DAY)}
+
+
+def test_a_new_checkpoint_can_be_read_by_an_older_program():
+    """The version and the keys that it knows are as they were; the counts stand in a key of their own."""
+    outer = orjson.loads(Checkpoint({"a": Extent(10, 2), "b": Extent(5, None)}, {STREAM: Mark(3, 1)}, {1: 9}).encode())
+    inner = orjson.loads(outer["body"])
+    assert outer["version"] == 1
+    assert inner.pop("lines") == {"a": 2}
+    assert inner == {"files": {"a": 10, "b": 5}, "streams": [[1, EPOCH, 3, 1]], "retired": [[1, 9]]}
+
+
+def test_a_file_that_somebody_has_cut_has_no_count(folder):
+    """Nobody has counted what is left of it."""
+    journal = a_journal(folder)
+    journal.accept(*a_batch((1, 9)))
+    commit(journal)
+    journal.checkpoint()
+    journal.close()
+    os.truncate(folder / tick_file_name(DAY), 30)
+    journal = a_journal(folder)
+    journal.accept(*a_batch((10, 11)))
+    commit(journal)
+    journal.checkpoint()
+    assert assert_counted(folder) == {tick_file_name(DAY)}
+
+
+def test_what_leaves_the_checkpoint_goes_into_the_index(folder, monkeypatch):
+    """With its count, before the checkpoint names it no more; it is taken up where it is written to again."""
+    monkeypatch.setattr(journal_module, "OPEN_FILES", 2)
+    journal = a_journal(folder)
+    days = [DAY + timedelta(days=n) for n in range(6)]
+    for n, day in enumerate(days, 1):
+        journal.accept(*a_batch((n, n), day=day))
+        commit(journal, checkpoint=True)
+    named = peek(folder / ".mds" / CHECKPOINT).files
+    assert set(named) == {tick_file_name(day) for day in days[-3:]}
+    size = len(tick_line(1))
+    assert read_counts(folder / ".mds")[tick_file_name(DAY)] == (size, 1)
+
+    journal.accept(*a_batch((1, 2), connection_id=2, day=DAY))
+    commit(journal)
+    journal.checkpoint()
+    assert assert_counted(folder) == set()
+    assert peek(folder / ".mds" / CHECKPOINT).files[tick_file_name(DAY)] == (len(ticks_in(folder)), 3)
+
+
+def test_of_files_that_are_gone_the_index_has_nothing(folder, monkeypatch):
+    """It does not grow for ever."""
+    monkeypatch.setattr(journal_module, "OPEN_FILES", 2)
+    journal = a_journal(folder)
+    for n in range(1, 9):
+        day = DAY + timedelta(days=n)
+        journal.accept(*a_batch((n, n), day=day))
+        commit(journal, checkpoint=True)
+        (folder / tick_file_name(day - timedelta(days=4))).unlink(missing_ok=True)
+    left = [tick_file_name(DAY + timedelta(days=n)) for n in (4, 5)]
+    assert sorted(read_counts(folder / ".mds")) == left  # of one of them the next day will see that it is gone
+
+
+def test_an_index_that_cannot_be_written_stops_nothing(folder, monkeypatch):
+    """The checkpoint goes on; the count is lost."""
+    monkeypatch.setattr(journal_module, "OPEN_FILES", 2)
+    (folder / ".mds" / "counts.json").mkdir()
+    journal = a_journal(folder)
+    for n in range(1, 7):
+        journal.accept(*a_batch((n, n), day=DAY + timedelta(days=n)))
+        commit(journal, checkpoint=True)
+    journal.checkpoint()
+    assert tick_file_name(DAY + timedelta(days=6)) in peek(folder / ".mds" / CHECKPOINT).files
+    assert read_counts(folder / ".mds") == {}

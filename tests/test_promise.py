@@ -22,8 +22,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pipeline.days import NS_PER_S, Calendar
 from pipeline.epoch import close_epoch, open_epoch
-from pipeline.files import DATA_FILE, event_file_name, tick_file_name
-from pipeline.journal import CHECKPOINT, Commit, DiskFullError, Journal, Verdict
+from pipeline.files import CHECKPOINT, DATA_FILE, event_file_name, tick_file_name
+from pipeline.journal import Commit, DiskFullError, Journal, Verdict
 from pipeline.outbox import Batch, Loss, Outbox
 from pipeline.spool import Incoming
 from pipeline.wire import Commit as CommitMessage
@@ -347,9 +347,12 @@ class Promise(RuleBasedStateMachine):
     def the_checkpoint_names_what_is_not_settled(self):
         path = self.config.state_dir / CHECKPOINT
         if path.exists():
-            named = orjson.loads(orjson.loads(path.read_bytes())["body"])["files"]
+            found = orjson.loads(orjson.loads(path.read_bytes())["body"])
             for file in self.disk.files():
-                assert named.get(file.name, file.stat().st_size) <= self.disk.safe_size(file)
+                size = found["files"].get(file.name, file.stat().st_size)
+                assert size <= self.disk.safe_size(file)
+                if file.name in found["files"]:
+                    assert found["lines"][file.name] == file.read_bytes()[:size].count(b"\n")
 
     @invariant()
     def what_is_called_durable_is_synced(self):

@@ -8,9 +8,8 @@ from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
+from pipeline.spool import Incoming, Spool
 from pipeline.store import files as store_files
 from pipeline.store import manager
 from pipeline.store.manager import StorageManager
@@ -23,21 +22,6 @@ EDGES = ("Pacific/Kiritimati", "Pacific/Niue")  # 25 hours apart: it is never th
 @pytest.fixture
 def store(tmp_path):
     return StorageManager(tmp_path)
-
-
-@pytest.fixture
-def read_from(monkeypatch):
-    """Tell from which bytes on files are read when their lines are counted, and how many bytes were read."""
-    reads = []
-    count_on = manager._count_on
-
-    def spy(file, known):
-        counted = count_on(file, known)
-        reads.append(file.tell() - (known.end if known and counted.ticks >= known.ticks else 0))
-        return counted
-
-    monkeypatch.setattr(manager, "_count_on", spy)
-    return reads
 
 
 def test_names_follow_the_day(store, tmp_path):
@@ -131,21 +115,6 @@ def test_the_facts_of_a_file(tmp_path):
     assert store.get_file_size_mb(path) == info["size_mb"]
 
 
-def test_counting_again_reads_what_was_appended(store, tmp_path, read_from):
-    """The whole file once, then only what is new, and nothing where nothing is."""
-    path = tmp_path / NAME
-    path.write_bytes(tick_lines(1, 1000))
-    counts = [store.count_ticks_in_file(path)]
-    with path.open("ab") as file:
-        for seq in (1001, 1002):
-            file.write(tick_line(seq))
-            file.flush()
-            counts.append(store.count_ticks_in_file(path))
-    counts.append(store.count_ticks_in_file(path))
-    assert counts == [1000, 1001, 1002, 1002]
-    assert read_from == [len(tick_lines(1, 1000)), len(tick_line(1001)), len(tick_line(1002)), 0]
-
-
 def test_a_line_that_is_being_written_does_not_count_yet(store, tmp_path):
     """It counts when it has its end, and is read then."""
     path = tmp_path / NAME
@@ -169,51 +138,6 @@ def test_a_writer_that_stands_still_in_a_line_does_not_hold_up_a_count(store, tm
         fcntl.flock(lock, fcntl.LOCK_EX)
         assert store.count_ticks_in_file(path) == 1
         assert store.get_storage_summary()["total_ticks"] == 1
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        pytest.param(lambda path: path.write_bytes(tick_lines(1, 2)), id="cut"),
-        pytest.param(lambda path: path.write_bytes(tick_lines(101, 150)), id="written anew, longer"),
-        pytest.param(lambda path: path.write_bytes(b""), id="emptied"),
-        pytest.param(lambda path: path.with_suffix(".new").replace(path), id="replaced"),
-        pytest.param(lambda path: path.unlink(), id="removed"),
-    ],
-)
-def test_a_file_that_is_not_what_it_was_is_counted_anew(store, tmp_path, change):
-    """Whatever has become of it, the count is that of the lines it has now."""
-    path = tmp_path / NAME
-    path.write_bytes(tick_lines(1, 10))
-    path.with_suffix(".new").write_bytes(tick_lines(1, 10).replace(b"\n", b"\n\n", 3))
-    assert store.count_ticks_in_file(path) == 10
-    change(path)
-    assert store.count_ticks_in_file(path) == (path.read_bytes().count(b"\n") if path.exists() else 0)
-
-
-@given(
-    steps=st.lists(st.tuples(st.sampled_from(["append", "cut", "look"]), st.integers(0, 60)), max_size=20),
-    block_bytes=st.integers(1, 50),
-)
-def test_a_kept_count_is_the_count(tmp_path_factory, steps, block_bytes):
-    """After any appending and cutting, in lines and within them, it is what counting from the start would give."""
-    path = tmp_path_factory.mktemp("count") / NAME
-    store = StorageManager(path.parent)
-    source = tick_lines(1, 100)
-    written = 0
-    path.touch()
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(manager, "BLOCK_BYTES", block_bytes)
-        for step, size in [*steps, ("look", 0)]:
-            if step == "append":
-                with path.open("ab") as file:
-                    file.write(source[written : written + size])
-                written += size
-            elif step == "cut":
-                with path.open("r+b") as file:
-                    file.truncate(max(path.stat().st_size - size, 0))
-            else:
-                assert store.count_ticks_in_file(path) == path.read_bytes().count(b"\n")
 
 
 def test_bad_lines_are_passed_over_and_named(store, tmp_path, caplog):
@@ -245,6 +169,40 @@ def test_a_line_too_long_for_a_tick_is_passed_over(store, tmp_path, caplog, monk
     path.write_bytes(tick_line(1) + b"x" * 1000 + b"\n" + tick_line(2))
     assert [tick["seq"] for tick in store.read_ticks_from_file(path)] == [1, 2]
     assert f"{path} line 2: no tick, passed over: 1001 bytes" in caplog.text
+
+
+def test_old_files_are_cleaned_up(tmp_path, caplog):
+    """As `mds files clean` does: how many files are gone is returned; what stays against that is in the log."""
+    caplog.set_level(logging.INFO)
+    store = StorageManager(tmp_path, timezone=ZONE)
+    today = datetime.now(ZoneInfo(ZONE)).date()
+    old, young = today - timedelta(days=9), today - timedelta(days=3)
+    for day in (old, young, today):
+        store.get_filepath_for_date(day).write_bytes(tick_lines(1, 3))
+    (tmp_path / f"events_{old}.jsonl").write_bytes(b"{}\n")
+    (tmp_path / f"market_data_{old}.jsonl.bak").write_bytes(b"mine")
+    link = store.get_filepath_for_date(old - timedelta(days=1))
+    link.symlink_to("elsewhere")
+    assert store.cleanup_old_files() == 0
+    assert store.cleanup_old_files(days_to_keep=5) == 2
+    assert store.list_all_files() == [store.get_filepath_for_date(young), store.get_filepath_for_date(today)]
+    assert link.is_symlink()
+    assert str(link) in caplog.text
+    assert store.cleanup_old_files(0) == 1
+    with pytest.raises(ValueError, match="negative"):
+        store.cleanup_old_files(-1)
+    assert StorageManager(tmp_path / "none").cleanup_old_files() == 0
+
+
+def test_a_spool_elsewhere_holds_its_day_open(tmp_path):
+    """What the recorder has still to store is not known from the data folder alone."""
+    old = datetime.now(ZoneInfo(ZONE)) - timedelta(days=9)
+    spool = Spool.create(tmp_path / "spools" / "1" / "1", 10**6)
+    spool.append_frames([Incoming(int(old.timestamp()) * 10**9, 1, b"x")])
+    store = StorageManager(tmp_path, ZONE, tmp_path / "spools")
+    store.get_filepath_for_date(old.date()).write_bytes(tick_lines(1, 3))
+    assert store.cleanup_old_files(0) == 0
+    assert StorageManager(tmp_path, ZONE).cleanup_old_files(0) == 1
 
 
 def test_nothing_is_changed(store, tmp_path):

@@ -28,6 +28,8 @@ from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.events import encode_event
 from pipeline.store import files, sequence, snapshot
+from pipeline.store.closed import FirstOpen
+from pipeline.store.removal import remove
 from pipeline.store.verify import Report, verify
 from pipeline.ticks import Depth, DepthLevel, FullTick, LtpTick, Ohlc, QuoteTick, StoredTick, encode_lines
 
@@ -419,6 +421,53 @@ class TestSubset:
         (three_days.data_dir / name).unlink()
         del three_days.lines[name]
         assert counts(three_days.check()) == {"gaps": 1, "missing": 10}
+
+    def test_a_day_in_the_middle_that_was_removed_on_purpose_may(self, three_days):
+        """What lies in it is cut; a hole in the days that are left is none the less wrong."""
+        self.remove(three_days, 1)
+        report = three_days.check()
+        assert (report.ok, report.chain, report.cut, report.files) == (True, "ok", 1, 2)
+        for days in ([0], [2], [0, 2]):
+            assert check(three_days.data_dir, *self.names(*days)).ok
+        del three_days.lines[self.names(2)[0]][3]
+        assert counts(three_days.check()) == {"gaps": 1, "missing": 1, "cut": 1}
+
+    def test_what_came_late_for_a_day_that_was_removed_is_checked(self, three_days):
+        """The rest of that day is away."""
+        self.remove(three_days, 1)
+        three_days.ticks(1, E2, 19, 20, day=1)
+        report = three_days.check()
+        assert (report.ok, report.cut, report.ticks) == (True, 1, 25 + 2 + 15)
+        three_days.lines[self.names(1)[0]].append(b"nonsense\n")
+        assert counts(three_days.check()) == {"invalid": 1, "cut": 1}
+
+    def test_an_epoch_of_which_all_was_removed_may_be_gone(self, three_days):
+        """With its events; whoever came after it names what is away."""
+        three_days.lines[self.names(2)[0]].clear()
+        three_days.lines[f"events_{DAYS[2]}.jsonl"].clear()
+        three_days.begin(1, start(3), (E2, 30, 2), day=3)
+        three_days.ticks(1, start(3), 1, 5, day=3)
+        three_days.save()
+        self.remove(three_days, 2)
+        report = three_days.check()
+        assert (report.ok, report.problems) == (True, [])
+
+    def test_a_file_that_is_there_was_not_removed(self, three_days):
+        """A line that says so came before a death: a hole in that file is one."""
+        path = three_days.data_dir / self.names(1)[0]
+        data = path.read_bytes()
+        remove(path, FirstOpen(date.max, ""), "clean")
+        path.write_bytes(data)
+        assert check(three_days.data_dir).ok
+        del three_days.lines[self.names(0)[0]][-1]
+        three_days.lines[self.names(1)[0]] += [b"\n"] * 2  # no smaller than it was
+        assert three_days.check().missing == 1
+
+    def remove(self, recording: Recording, day: int) -> None:
+        """Remove a day as `mds files clean` does."""
+        for name in (self.names(day)[0], f"events_{DAYS[day]}.jsonl"):
+            remove(recording.data_dir / name, FirstOpen(date.max, ""), "clean")
+            del recording.lines[name]
 
     def test_a_hole_within_the_days_under_check_is_wrong(self, three_days):
         """Being cut excuses only the edges."""

@@ -1,37 +1,29 @@
 """Questions about the tick files of a data folder: which there are, how large, how many ticks, and the ticks as dicts.
 
-Nothing here writes. The recorder may be running: only whole lines count, and a count is kept and carried on, so that
-asking again costs the reading of what was appended since.
+Nothing here writes, and only `cleanup_old_files` removes. The recorder may be running: only whole lines count, and a
+count begins where the recorder's own ends, or where this one did the last time.
 """
 
 import logging
-import os
 from collections.abc import Iterator
 from datetime import date, datetime
 from itertools import islice
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any
 
 import orjson
 
+from pipeline.config import Config, Storage
 from pipeline.days import Calendar
 from pipeline.files import tick_file_name
-from pipeline.store.files import BLOCK_BYTES, Fragment, read_blocks, tick_files
+from pipeline.store.cleaning import clean
+from pipeline.store.counting import Counter
+from pipeline.store.files import Fragment, read_blocks, tick_files
 
 log = logging.getLogger(__name__)
 
 MIB = 2**20
-MARK_BYTES = 256  # the end of what was counted: where it reads otherwise now, the file is another one
 BAD_LINES_LOGGED = 10  # of one reading; the rest are counted
-
-
-class _Counted(NamedTuple):
-    """How far a file has been counted; `end` lies behind a newline."""
-
-    inode: int
-    end: int
-    ticks: int
-    mark: bytes  # the last bytes before `end`
 
 
 class StorageManager:
@@ -40,10 +32,18 @@ class StorageManager:
     A folder or file that is not there is one without ticks. May be shared between threads.
     """
 
-    def __init__(self, data_dir: Path | str = "./market_data", timezone: str = "Asia/Kolkata") -> None:
+    def __init__(
+        self,
+        data_dir: Path | str = "./market_data",
+        timezone: str = "Asia/Kolkata",
+        spool_dir: Path | None = None,  # the recorder's, where it is not in the data folder
+    ) -> None:
         self.data_dir = Path(data_dir)
         self._calendar = Calendar(timezone)
-        self._counted: dict[Path, _Counted] = {}
+        # Not from the environment: what is given here is all there is to it.
+        storage = Storage(data_dir=self.data_dir, timezone=timezone, spool_dir=spool_dir)
+        self._config = Config.model_construct(storage=storage)
+        self._counter = Counter(self.data_dir)
 
     # Which files there are.
 
@@ -90,13 +90,10 @@ class StorageManager:
 
     def count_ticks_in_file(self, filepath: Path | str) -> int:
         """Return how many whole lines a file has by now."""
-        path = Path(filepath)
         try:
-            with path.open("rb", buffering=0) as file:
-                counted = self._counted[path] = _count_on(file, self._counted.get(path))
+            return self._counter.count(Path(filepath))
         except FileNotFoundError:
             return 0
-        return counted.ticks
 
     def get_file_info(self, filepath: Path | str) -> dict[str, Any]:
         """Return exists, filename, path, size_bytes, size_mb, created, modified and tick_count of a file.
@@ -150,31 +147,23 @@ class StorageManager:
         """Return the ticks of today's file, at most the first `max_ticks`."""
         return self.read_ticks_from_file(self.get_current_filepath(), max_ticks)
 
+    # Which of them to keep.
 
-def _count_on(file: BinaryIO, known: _Counted | None) -> _Counted:
-    """Count the whole lines of a file, from where it was counted last if it still is what it was then."""
-    inode = os.fstat(file.fileno()).st_ino
-    if known is None or known.inode != inode or not _continues(file, known):
-        known = _Counted(inode, 0, 0, b"")
-    end, ticks, mark = known.end, known.ticks, known.mark
-    file.seek(end)
-    position = end
-    tail = mark  # what was read last, enough of it for the next mark
-    while data := file.read(BLOCK_BYTES):
-        newline = data.rfind(b"\n") + 1
-        if newline:
-            ticks += data.count(b"\n")
-            end = position + newline
-            mark = (tail + data[:newline])[-MARK_BYTES:]
-        position += len(data)
-        tail = (tail + data)[-MARK_BYTES:]
-    return _Counted(inode, end, ticks, mark)
+    def cleanup_old_files(self, days_to_keep: int = 30) -> int:
+        """Remove tick files of more than so many days ago, as `mds files clean` does; return how many files are gone.
 
-
-def _continues(file: BinaryIO, known: _Counted) -> bool:
-    """Tell whether a file still begins with what was counted: it may have been cut, or written anew."""
-    file.seek(known.end - len(known.mark))
-    return file.read(len(known.mark)) == known.mark
+        Event files of days without ticks go with them. What cannot be removed is named in the log.
+        """
+        if days_to_keep < 0:
+            raise ValueError("days_to_keep must not be negative")
+        removed = 0
+        for outcome in clean(self._config, days_to_keep) if self.data_dir.is_dir() else ():
+            removed += outcome.what == "removed"
+            if outcome.why:
+                log.log(logging.ERROR if outcome.what == "failed" else logging.WARNING, "%s", outcome.why)
+            else:
+                log.info("%s: removed, more than %d days old", outcome.path, days_to_keep)
+        return removed
 
 
 def _ticks(path: Path) -> Iterator[dict[str, Any]]:

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from zoneinfo import ZoneInfo
 
+from pipeline import removed
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.store.files import Block, date_of, event_files, is_event_file, read_blocks, tick_files
@@ -42,7 +43,9 @@ class Snapshot:
     ticks: tuple[Part, ...]
     events: tuple[Part, ...]
     spooled: frozenset[tuple[int, int]]  # (connection_id, epoch) that still have a spool
-    tick_days_left_out: frozenset[date]  # days with a file in the same folder, and none under check
+    tick_days_left_out: frozenset[
+        date
+    ]  # days with a file in the same folder and none under check, or removed on purpose
     event_days_left_out: frozenset[date]
     zone: ZoneInfo
 
@@ -96,12 +99,15 @@ def take(config: Config, files: Sequence[Path] = ()) -> Snapshot:
         Part(path, day, size, first_sizes.get(path, 0)) for path, size in event_sizes.items() if (day := date_of(path))
     ]
     folders = {path.parent for path in given}
+    away = [name for folder in folders or {data_dir} for name in map(Path, removed.away(folder))]
     return Snapshot(
         ticks=tuple(sorted(ticks, key=lambda part: part.day)),
         events=tuple(sorted(events, key=lambda part: part.day)),
         spooled=spooled,
-        tick_days_left_out=_days_left_out((path for folder in folders for path in tick_files(folder)), ticks),
-        event_days_left_out=_days_left_out((path for folder in folders for path in event_files(folder)), events),
+        tick_days_left_out=_days_left_out((path for folder in folders for path in tick_files(folder)), ticks)
+        | _days(name for name in away if not is_event_file(name)),
+        event_days_left_out=_days_left_out((path for folder in folders for path in event_files(folder)), events)
+        | _days(name for name in away if is_event_file(name)),
         zone=ZoneInfo(config.storage.timezone),
     )
 
@@ -136,4 +142,8 @@ def _day_within(path: Path) -> date:
 
 
 def _days_left_out(there: Iterable[Path], parts: Iterable[Part]) -> frozenset[date]:
-    return frozenset(day for path in there if (day := date_of(path))) - {part.day for part in parts}
+    return _days(there) - {part.day for part in parts}
+
+
+def _days(paths: Iterable[Path]) -> frozenset[date]:
+    return frozenset(day for path in paths if (day := date_of(path)))

@@ -12,11 +12,11 @@ from pipeline import config
 from pipeline.errors import ConfigError, MdsError
 from pipeline.files import parquet_folder, tick_file_name
 from pipeline.store.files import date_of, tick_files
+from pipeline.store.parquet_files import day_folders, day_of
 from pipeline.store.selection import Selection
 from pipeline.store.symbols import Symbols
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
-_PARTITION = re.compile(r"date=(\d{4}-\d{2}-\d{2})")
 
 Source: TypeAlias = str | Path | date
 Sources: TypeAlias = Source | Iterable[Source] | None
@@ -65,13 +65,7 @@ def select(
 def days(data_dir: Path) -> list[date]:
     """Return the days of which a data folder has ticks, in whatever form, oldest first."""
     of_lines = {day for path in tick_files(data_dir) if (day := date_of(path))}
-    return sorted(of_lines | set(map(_day, parquet_days(data_dir))))
-
-
-def parquet_days(data_dir: Path) -> list[str]:
-    """Return the days that are there as Parquet, oldest first."""
-    folders = (data_dir / "parquet").glob("date=*")
-    return sorted(found[1] for path in folders if (found := _PARTITION.fullmatch(path.name)) and _is_day(found[1]))
+    return sorted(of_lines | day_folders(data_dir).keys())
 
 
 def find(sources: Sources, data_dir: Path) -> list[TickFile]:
@@ -120,8 +114,8 @@ def _find(source: Source, data_dir: Path) -> list[TickFile]:
     path = Path(source)
     if path.suffix == ".parquet" and path.exists():
         return [TickFile(path, "parquet", None)]
-    if partition := _PARTITION.fullmatch(path.name):
-        return [TickFile(path, "parquet", _day(partition[1]))]
+    if day := day_of(path):
+        return [TickFile(path, "parquet", day)]
     if path.is_dir():
         return _all(path)
     if not path.is_file():
