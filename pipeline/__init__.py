@@ -13,6 +13,8 @@ from pipeline.extras import explain
 if TYPE_CHECKING:
     from pipeline.client import Client
     from pipeline.service import MarketDataService
+    from pipeline.store.analysis import analyze_tick_data
+    from pipeline.store.bars import bars
     from pipeline.store.follow import follow
     from pipeline.store.frames import read_jsonl_to_dataframe, read_ticks
     from pipeline.store.manager import StorageManager
@@ -23,6 +25,8 @@ __all__ = [
     "MarketDataService",
     "StorageManager",
     "__version__",
+    "analyze_tick_data",
+    "bars",
     "follow",
     "iter_ticks",
     "read_jsonl_to_dataframe",
@@ -35,6 +39,8 @@ _LAZY = {
     "Client": "pipeline.client",
     "MarketDataService": "pipeline.service",
     "StorageManager": "pipeline.store.manager",
+    "analyze_tick_data": "pipeline.store.analysis",
+    "bars": "pipeline.store.bars",
     "follow": "pipeline.store.follow",
     "iter_ticks": "pipeline.store.stream",
     "read_jsonl_to_dataframe": "pipeline.store.frames",

@@ -19,6 +19,7 @@ from operator import index
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
+import orjson
 from pydantic import TypeAdapter, ValidationError
 
 from pipeline import answers, config, orphans, readable, role
@@ -26,6 +27,7 @@ from pipeline.client import Client
 from pipeline.config import CONNECTIONS, Mode, Token
 from pipeline.days import Calendar
 from pipeline.errors import AlreadyRunningError, ControlError, MdsError, NotRunningError
+from pipeline.extras import explain
 from pipeline.requests import Change
 from pipeline.status import Storage
 from pipeline.store.manager import StorageManager
@@ -250,6 +252,26 @@ class MarketDataService:
             "metrics": answers.metrics(status.metrics),
             "processes": {name: process.model_dump() for name, process in status.processes.items()},
         }
+
+    def export_data_analysis(self, output_file: Path | str = "analysis_report.json") -> dict[str, Any]:
+        """Write what was recorded today, what of it was missed, and how the service does, as a JSON file; return it.
+
+        The keys are those of `mds report --json`. Raises MdsError where nothing was recorded today, and OSError where
+        the file cannot be written.
+        """
+        try:
+            from pipeline.store import export  # noqa: PLC0415  recording does not need its packages
+        except ImportError as error:
+            raise explain(error, "export_data_analysis") from error
+        service = {
+            "service_metrics": self.get_metrics(),
+            "health_status": self.get_health(),
+            "connection_status": self.get_connections(),
+            "service_error": None,
+        }
+        found = export.of_day(self._calendar.now().date(), self._settings.storage, service)
+        export.write(Path(output_file), orjson.dumps(found, option=orjson.OPT_INDENT_2))
+        return found
 
     def wait_for_ticks(self, duration_seconds: float = 10, expected_min_ticks: int = 10) -> int:
         """Wait for so long and return how many ticks were received; fewer than expected are worth a warning."""

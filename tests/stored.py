@@ -54,18 +54,19 @@ def stored_ticks() -> st.SearchStrategy[StoredTick]:
 
 
 def _kinds() -> dict[str, StoredTick]:
-    head: Any = (True, 408065, 571.45)
-    trade: Any = (12, 571.4, 3_000_000_000, 120333, 98411, Ohlc(570.0, 572.5, 569.05, 568.1), 0.59)
+    head = (True, 408065, 571.45)
+    trade = (12, 571.4, 3_000_000_000, 120333, 98411)
+    prices = (Ohlc(570.0, 572.5, 569.05, 568.1), 0.59)
     at = FIRST.isoformat(timespec="seconds")
     side = tuple(DepthLevel(75 * level, 571.4 - level / 20, level) for level in range(1, 6))
     depth = Depth(side, side)  # type: ignore[arg-type]  # five of them
-    tail: Any = (FIRST.isoformat(timespec="microseconds"), 1, EPOCH)
+    tail = (FIRST.isoformat(timespec="microseconds"), 1, EPOCH)
     return {
         "ltp": LtpTick(*head, *tail, 1),
-        "index_quote": IndexQuoteTick(*head, trade[5], 0.59, *tail, 2),
-        "index_full": IndexFullTick(*head, trade[5], 0.59, at, *tail, 3),
-        "quote": QuoteTick(*head, *trade, *tail, 4),
-        "full": FullTick(*head, *trade, None, 1, 2, 0, at, depth, *tail, 5),
+        "index_quote": IndexQuoteTick(*head, *prices, *tail, 2),
+        "index_full": IndexFullTick(*head, *prices, at, *tail, 3),
+        "quote": QuoteTick(*head, *trade, *prices, *tail, 4),
+        "full": FullTick(*head, *trade, *prices, None, 1, 2, 0, at, depth, *tail, 5),
     }
 
 

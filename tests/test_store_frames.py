@@ -214,7 +214,7 @@ def test_another_days_ticks(folder: Path) -> None:
 )
 def test_what_cannot_be_read(folder: Path, source: Any, options: dict[str, Any], words: str) -> None:
     """An error names the thing, at once, before anything is read."""
-    arguments = {"data_dir": folder, "timezone": ZONE} | options
+    arguments: dict[str, Any] = {"data_dir": folder, "timezone": ZONE} | options
     with pytest.raises(MdsError, match=words):
         pipeline.read_ticks(source, **arguments)
     with pytest.raises(MdsError, match=words):

@@ -7,7 +7,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from pipeline.files import event_file_name, parquet_folder, tick_file_name
-from pipeline.store import inventory
+from pipeline.store import files, inventory
 from pipeline.store.closed import FirstOpen
 from pipeline.store.counting import Counter
 from pipeline.store.inventory import Total
@@ -163,7 +163,7 @@ def test_a_day_that_is_removed_meanwhile_is_left_out(tmp_path, monkeypatch):
     """The others are listed."""
     for day in (DAY, NEXT):
         (tmp_path / tick_file_name(day)).write_bytes(line(1))
-    real = inventory.tick_files
+    real = files.tick_files
 
     def list_and_remove(folder):
         found = real(folder)

@@ -82,7 +82,7 @@ def nearly_a_tick(draw: st.DrawFn) -> bytes:  # noqa: C901  a table of cases
     """A line with a field more, fewer, twice, or of another type, or with other bytes."""
     line = line_of(draw(stored_ticks()))
     fields = json.loads(line)
-    name = draw(st.sampled_from(list(fields)))
+    name: str = draw(st.sampled_from(list(fields)))
     odd = draw(st.sampled_from(ODD))
     match draw(st.sampled_from(["value", "new", "missing", "nested", "level", "twice", "bytes", "cut", "other"])):
         case "value":
@@ -108,7 +108,7 @@ def nearly_a_tick(draw: st.DrawFn) -> bytes:  # noqa: C901  a table of cases
             return line[: draw(st.integers(0, len(line) - 1))]
         case "other":
             return draw(st.sampled_from([b"", b" ", b"\r", b"\0" * 8, b"null", b"[]", b"{}", b"x"]))
-    return json.dumps(fields, separators=(",", ":")).encode()
+    return json.dumps(fields, separators=(",", ":")).encode("ascii")
 
 
 def taken(line: bytes) -> StoredTick | None:

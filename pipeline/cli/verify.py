@@ -1,7 +1,7 @@
 """`mds verify`: is every recorded tick in the files, once and in order."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
@@ -12,7 +12,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from pipeline import config
 from pipeline.cli.options import config_option, json_option
 from pipeline.errors import MdsError
+from pipeline.store import completeness_report as in_words
 from pipeline.store import snapshot as snapshots
+from pipeline.store.completeness import Day, read
 from pipeline.store.files import GapEvent
 from pipeline.store.verify import Problem, Report
 from pipeline.store.verify import verify as check
@@ -34,12 +36,13 @@ def verify(files: tuple[Path, ...], config_file: Path | None, as_json: bool) -> 
     try:
         snapshot = snapshots.take(settings, files)
         report = _with_progress(snapshot)
+        days = _completeness(snapshot, report)
     except OSError as error:
         raise MdsError(f"{error.filename or settings.storage.data_dir}: {error.strerror}") from None
     if as_json:
-        click.echo(orjson.dumps(report.to_json()))
+        click.echo(orjson.dumps(report.to_json() | {"completeness": in_words.to_json(days, snapshot.zone)}))
     else:
-        for line in _lines(report):
+        for line in _lines(report, list(in_words.summary(days, snapshot.zone))):
             click.echo(line)
     sys.exit(0 if report.ok else 1)
 
@@ -54,7 +57,17 @@ def _with_progress(snapshot: snapshots.Snapshot) -> Report:
         return check(snapshot, lambda read: progress.advance(task, read))
 
 
-def _lines(report: Report) -> Iterator[str]:
+def _completeness(snapshot: snapshots.Snapshot, report: Report) -> list[Day]:
+    """Return what the event logs beside the files tell of their days; the verdict does not depend on it."""
+    parts = (*snapshot.ticks, *snapshot.events)
+    try:
+        return read({part.path.parent for part in parts}, {part.day for part in parts}, snapshot.zone, report.ticked)
+    except OSError as error:  # of another day, or it would have been noticed
+        click.echo(f"what was missed cannot be told: {error.filename}: {error.strerror}", err=True)
+        return []
+
+
+def _lines(report: Report, completeness: Sequence[str]) -> Iterator[str]:
     if not report.files:
         yield "Nothing is recorded yet: there is no market_data_YYYY-MM-DD.jsonl."
         return
@@ -63,24 +76,32 @@ def _lines(report: Report) -> Iterator[str]:
         f"{_count(report.files, 'file')} with {_count(report.ticks, 'tick')} in {_count(report.streams, 'stream')}, "
         f"{_count(report.events, 'event')}: {report.bytes / 1e6:,.1f} MB read at {speed:,.0f} MB/s"
     )
-    if report.interruptions:
-        yield "Interruptions on record, times in which ticks could not be received:"
-        for cause, found in sorted(report.interruptions.items()):
-            yield f"  {cause:14} {_count(found.count, 'time'):>10}  {found.seconds:12,.1f} s in all"
-        yield "  the latest:"
-        for gap in list(report.recorded_gaps)[-GAPS_SHOWN:]:
-            yield f"    {_gap(gap)}"
+    yield from _interruptions(report)
     if report.cut:
         yield f"{_count(report.cut, 'stream')} cut: part of it lies in days that were not checked."
     if report.pending:
         yield f"{_count(report.pending, 'tick')} still spooled, not yet in the files."
     if report.chain == "not checked":
         yield "Chain not checked: no event log, so ticks missing at the end of a recording would not show."
+    if report.event_files and completeness:
+        yield "What was received of the subscribed instruments:"
+        yield from (f"  {line}" for line in completeness)
     if report.problems:
         yield "Wrong:"
         for problem in report.problems:
             yield f"  {_problem(problem)}"
     yield click.style(_verdict(report), fg="green" if report.ok else "red", bold=True)
+
+
+def _interruptions(report: Report) -> Iterator[str]:
+    if not report.interruptions:
+        return
+    yield "Interruptions on record, times in which ticks could not be received:"
+    for cause, found in sorted(report.interruptions.items()):
+        yield f"  {cause:14} {_count(found.count, 'time'):>10}  {found.seconds:12,.1f} s in all"
+    yield "  the latest:"
+    for gap in list(report.recorded_gaps)[-GAPS_SHOWN:]:
+        yield f"    {_gap(gap)}"
 
 
 def _verdict(report: Report) -> str:

@@ -82,6 +82,7 @@ class Report:
     problems: list[Problem] = field(default_factory=list)
     interruptions: defaultdict[str, Interruptions] = field(default_factory=lambda: defaultdict(Interruptions))
     recorded_gaps: deque[GapEvent] = field(default_factory=lambda: deque(maxlen=GAPS_LISTED))
+    ticked: dict[date, set[int]] = field(default_factory=dict)  # the instruments of each day
 
     @property
     def ok(self) -> bool:
@@ -145,6 +146,7 @@ class _Check:
         """Check the ticks of a file."""
         day = part.day.isoformat()
         expected: dict[tuple[int, int], int] = {}  # what comes next in each stream that this file has
+        ticked = self._report.ticked.setdefault(part.day, set())
         for block in read_blocks(part.path, part.size):
             if isinstance(block, Fragment):
                 self._fragment(block)
@@ -159,6 +161,7 @@ class _Check:
                     continue
                 if tick.timestamp[:10] != day:
                     self._invalid(f"a tick of {tick.timestamp[:10]}", block.place(index))
+                ticked.add(tick.instrument_token)
                 key = (tick.connection_id, tick.epoch)
                 seq = tick.seq
                 if expected.get(key) == seq:
