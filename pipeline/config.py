@@ -313,7 +313,8 @@ class Config(BaseSettings):
 
         The access token is left out: a running process may have one that is newer than ours.
         """
-        return self.model_copy(update={"http": Http(), "notify": Notify()}).http_hash
+        storage = self.storage.model_copy(update={"compact": False})
+        return self.model_copy(update={"http": Http(), "notify": Notify(), "storage": storage}).http_hash
 
     @property
     def http_hash(self) -> str:

@@ -11,6 +11,8 @@ CHECKPOINT = "checkpoint.json"  # likewise; the writer's
 COUNTS = "counts.json"  # likewise: of the files that the checkpoint names no more
 COUNTED = "counted.json"  # what readers have counted
 REMOVED = "removed.jsonl"  # what was removed on purpose
+COMPACT_LOCK = "compact.lock"  # one process makes Parquet
+COMPACTING = "compact"  # folder in the state folder: parts of days that are being made
 DATA_FILE = re.compile(r"(market_data|events)_(\d{4}-\d{2}-\d{2})\.jsonl")
 
 

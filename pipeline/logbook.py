@@ -75,6 +75,11 @@ class Logbook:
             if changed or dropped:
                 self.log("resubscribed", {"instruments": by_mode(changed), "dropped": dropped})
 
+    def unsubscribed(self) -> None:
+        """Write down that Kite sends nothing from now on, unless that is on record."""
+        if self._told:
+            self.subscribed({})
+
     def gaps(self, gaps: Iterable[Gap]) -> None:
         """Write down what was missed."""
         for gap in gaps:

@@ -25,6 +25,8 @@ _TEXTS = {
     "process_died": "{process} has died",
     "process_hung": "{process} gave no sign of life and is killed",
     "uncovered": "{instruments} instruments are uncovered: no connection that is well has room for them",
+    "compacted": "{date} is there as Parquet: {ticks} ticks",
+    "compact_failed": "making Parquet of {date} has failed: {reason}",
     "health": "{status}, was {was}: {reasons}",
     "subscriptions_damaged": "the saved subscriptions were damaged: {error}",
     "file_missing": "{file} is gone",

@@ -182,8 +182,8 @@ class Worker:
         first_ns, last_ns = frames[0][0], frames[-1][0]
         self._arrivals.hear()
         if not self._wanted and all(len(payload) < PACKETS_BYTES for _, payload in frames):
-            self._note_frame(last_ns)
-            return  # heartbeats of a socket that is only kept open
+            self._note_heartbeat(last_ns)
+            return
         incoming, rejects, now_s = [], [], _boot_s()
         for recv_ns, payload in frames:
             layout = split(payload)
@@ -209,6 +209,12 @@ class Worker:
 
     def _committed(self, _: Commit) -> None:
         self._lag.durable(self._uplink.outbox.live.durable.seq)
+
+    def _note_heartbeat(self, recv_ns: int) -> None:
+        """Note a frame of a socket that is only kept open."""
+        if not self._feed.confirmed:
+            self._logbook.unsubscribed()
+        self._note_frame(recv_ns)
 
     def _note_frame(self, recv_ns: int) -> None:
         was_parting = self._gaps.is_parting

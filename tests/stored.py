@@ -53,6 +53,10 @@ def stored_ticks() -> st.SearchStrategy[StoredTick]:
     )
 
 
+def _make(tick: Any, *fields: Any) -> Any:
+    return tick(*fields)
+
+
 def _kinds() -> dict[str, StoredTick]:
     head = (True, 408065, 571.45)
     trade = (12, 571.4, 3_000_000_000, 120333, 98411)
@@ -62,11 +66,11 @@ def _kinds() -> dict[str, StoredTick]:
     depth = Depth(side, side)  # type: ignore[arg-type]  # five of them
     tail = (FIRST.isoformat(timespec="microseconds"), 1, EPOCH)
     return {
-        "ltp": LtpTick(*head, *tail, 1),
-        "index_quote": IndexQuoteTick(*head, *prices, *tail, 2),
-        "index_full": IndexFullTick(*head, *prices, at, *tail, 3),
-        "quote": QuoteTick(*head, *trade, *prices, *tail, 4),
-        "full": FullTick(*head, *trade, *prices, None, 1, 2, 0, at, depth, *tail, 5),
+        "ltp": _make(LtpTick, *head, *tail, 1),
+        "index_quote": _make(IndexQuoteTick, *head, *prices, *tail, 2),
+        "index_full": _make(IndexFullTick, *head, *prices, at, *tail, 3),
+        "quote": _make(QuoteTick, *head, *trade, *prices, *tail, 4),
+        "full": _make(FullTick, *head, *trade, *prices, None, 1, 2, 0, at, depth, *tail, 5),
     }
 
 

@@ -377,14 +377,15 @@ def test_resolved_paths_are_absolute(folder):
         ("MDS_HTTP__LISTEN", ""),
         ("MDS_HTTP__TOKEN", "t"),
         ("MDS_NOTIFY__COMMAND", "c"),
+        ("MDS_STORAGE__COMPACT", "true"),
     ],
 )
 def test_the_hash_tells_every_change(monkeypatch, variable, value):
     """Any setting changes the hash, reading it again or another access token does not; it shows nothing of a secret.
 
-    Recording does not rest on who looks on.
+    Recording does not rest on who looks on, or what becomes of days that are over.
     """
-    looks_on = variable.startswith(("MDS_HTTP", "MDS_NOTIFY"))
+    looks_on = variable.startswith(("MDS_HTTP", "MDS_NOTIFY", "MDS_STORAGE__COMPACT"))
     before = (load().hash, load().http_hash)
     assert (load().hash, load().http_hash) == before
     monkeypatch.setenv("KITE_ACCESS_TOKEN", "t")

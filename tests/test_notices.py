@@ -39,6 +39,8 @@ FIELDS: dict[str, dict[str, Any]] = {  # as the event log has them
         "reason": "no room",
     },
     "health": {"status": "down", "was": "healthy", "reasons": ["one", "two"]},
+    "compacted": {"date": "2025-10-01", "ticks": 7, "bytes": 2800, "parquet_bytes": 70, "bad_lines": 0},
+    "compact_failed": {"date": "2025-10-01", "reason": "no room"},
     "subscriptions_damaged": {"file": "f", "error": "no JSON", "kept_in": "g"},
     "file_missing": {"file": "f", "bytes": 7},
     "file_shortened": {"file": "f", "bytes": 7, "bytes_stored": 9},

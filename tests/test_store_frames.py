@@ -124,7 +124,9 @@ def test_it_is_lazy(folder: Path) -> None:
 def test_pandas(folder: Path) -> None:
     """The frame, and what becomes of it, can be had as pandas; times are aware."""
     frame = pipeline.read_ticks(DAY, data_dir=folder, timezone=ZONE)
-    table = frame.filter(pl.col("mode") == "full").select("timestamp", "bid_quantity_1").to_pandas()
+    full = frame.filter(pl.col("mode") == "full").select("timestamp", "bid_quantity_1")
+    assert isinstance(full, frames.TickFrame)
+    table = full.to_pandas()
     assert str(table["timestamp"].dtype) == "datetime64[us, Asia/Kolkata]"
     assert table["bid_quantity_1"].iloc[1] == 75
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from pipeline import config, log, role
+from pipeline import config, extras, log, role
 from pipeline.cli.options import config_option
 from pipeline.supervisor.simulation import with_simulator
 from pipeline.supervisor.supervisor import Supervisor
@@ -31,6 +31,8 @@ def run(config_file: Path | None, simulate: bool, duration: float | None, fresh:
     `mds token set` has stored is used. One that is stored later is taken up while it runs.
     """
     settings = config.load(config_file, need_credentials=not simulate).resolved()
+    if settings.storage.compact:
+        extras.require("storage.compact")
     if simulate:
         settings = with_simulator(settings)
     supervisor = Supervisor(settings, simulate=simulate, fresh=fresh)

@@ -38,7 +38,8 @@ class Selected:
         data_dir = self.config.storage.data_dir
         if self.names:
             return sources.find(self.names, data_dir)
-        return sources.find(None, data_dir)[-1:]
+        found = sources.find(None, data_dir)
+        return [file for file in found if file.day == found[-1].day]
 
     @cached_property
     def days(self) -> list[date]:

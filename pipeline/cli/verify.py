@@ -30,7 +30,8 @@ def verify(files: tuple[Path, ...], config_file: Path | None, as_json: bool) -> 
     """Prove from the files alone that every recorded tick is there, once and in order.
 
     Checks the whole data folder, or each FILE and the event log of the same day beside it. It may run while the
-    recorder does. Exits with 1 if anything is wrong or nothing is recorded yet.
+    recorder does. Days that are Parquet only are checked by their footers. Exits with 1 if anything is wrong or nothing
+    is recorded yet.
     """
     settings = config.load(config_file)
     try:
@@ -68,7 +69,7 @@ def _completeness(snapshot: snapshots.Snapshot, report: Report) -> list[Day]:
 
 
 def _lines(report: Report, completeness: Sequence[str]) -> Iterator[str]:
-    if not report.files:
+    if not report.files and not report.days_not_checked:
         yield "Nothing is recorded yet: there is no market_data_YYYY-MM-DD.jsonl."
         return
     speed = report.bytes / max(report.seconds, 1e-6) / 1e6
@@ -77,12 +78,7 @@ def _lines(report: Report, completeness: Sequence[str]) -> Iterator[str]:
         f"{_count(report.events, 'event')}: {report.bytes / 1e6:,.1f} MB read at {speed:,.0f} MB/s"
     )
     yield from _interruptions(report)
-    if report.cut:
-        yield f"{_count(report.cut, 'stream')} cut: part of it lies in days that were not checked."
-    if report.pending:
-        yield f"{_count(report.pending, 'tick')} still spooled, not yet in the files."
-    if report.chain == "not checked":
-        yield "Chain not checked: no event log, so ticks missing at the end of a recording would not show."
+    yield from _limits(report)
     if report.event_files and completeness:
         yield "What was received of the subscribed instruments:"
         yield from (f"  {line}" for line in completeness)
@@ -91,6 +87,21 @@ def _lines(report: Report, completeness: Sequence[str]) -> Iterator[str]:
         for problem in report.problems:
             yield f"  {_problem(problem)}"
     yield click.style(_verdict(report), fg="green" if report.ok else "red", bold=True)
+
+
+def _limits(report: Report) -> Iterator[str]:
+    """Return what was not checked, or could not be."""
+    if report.cut:
+        yield f"{_count(report.cut, 'stream')} cut: part of it lies in days that were not checked."
+    if report.days_not_checked:
+        yield (
+            f"Not checked: {_count(report.days_not_checked, 'day')} in Parquet, which needs more packages: "
+            "pip install 'market-data-service[analysis]'"
+        )
+    if report.pending:
+        yield f"{_count(report.pending, 'tick')} still spooled, not yet in the files."
+    if report.chain == "not checked":
+        yield "Chain not checked: no event log, so ticks missing at the end of a recording would not show."
 
 
 def _interruptions(report: Report) -> Iterator[str]:
@@ -136,5 +147,8 @@ def _gap(gap: GapEvent) -> str:
 
 
 def _problem(problem: Problem) -> str:
-    place = f"{problem.place.path}:{problem.place.line} (byte {problem.place.offset}): " if problem.place else ""
+    place = ""
+    if problem.place:
+        path, line, offset = problem.place
+        place = f"{path}:{line} (byte {offset}): " if line else f"{path}: "  # no line: a Parquet part
     return f"{problem.kind}: {place}{problem.message}"

@@ -50,9 +50,9 @@ def describe(
 
 def of_day(day: date, storage: Storage, service: Mapping[str, Any]) -> dict[str, Any]:
     """Return the export of a day. Raises MdsError where nothing was recorded on it."""
-    file = sources.of_day(day, storage.data_dir)
-    frame = read_ticks(file.path, data_dir=storage.data_dir, timezone=storage.timezone)
-    return describe(frame, [file], ZoneInfo(storage.timezone), storage.data_dir, service)
+    files = sources.of_day(day, storage.data_dir)
+    frame = read_ticks([file.path for file in files], data_dir=storage.data_dir, timezone=storage.timezone)
+    return describe(frame, files, ZoneInfo(storage.timezone), storage.data_dir, service)
 
 
 def days_of(files: Iterable[TickFile], start: datetime | None, end: datetime | None) -> list[date]:

@@ -17,7 +17,7 @@ from typing import Annotated, BinaryIO, Literal, NamedTuple
 
 import msgspec
 
-from pipeline.config import STATE_FOLDER
+from pipeline.config import STATE_FOLDER, Mode
 from pipeline.files import DATA_FILE, WRITER_LOCK
 
 BLOCK_BYTES = 128 * 2**10  # larger ones are slower: the decoded lines fall out of the processor's cache
@@ -217,6 +217,13 @@ class StoppedEvent(Event, frozen=True, kw_only=True):
     last_seq: int | None = None
 
 
+class SubscribedEvent(Event, frozen=True, kw_only=True):
+    """What Kite sends from now on to a connection, or what is different of it."""
+
+    instruments: dict[Mode, list[Annotated[int, msgspec.Meta(ge=0, lt=2**32)]]] = {}
+    dropped: list[int] = []
+
+
 class GapEvent(Event, frozen=True, kw_only=True):
     """Something was not received, or was lost; `gap_epoch` and the range name ticks that had a number already."""
 
@@ -235,7 +242,13 @@ class GapEvent(Event, frozen=True, kw_only=True):
         return max((self.until - self.since).total_seconds(), 0.0) if self.since and self.until else 0.0
 
 
-_SHAPES: dict[str, type[Event]] = {"epoch": EpochEvent, "stopped": StoppedEvent, "gap": GapEvent}
+_SHAPES: dict[str, type[Event]] = {
+    "epoch": EpochEvent,
+    "stopped": StoppedEvent,
+    "gap": GapEvent,
+    "subscribed": SubscribedEvent,
+    "resubscribed": SubscribedEvent,
+}
 
 
 def decode_event(line: bytes) -> Event:

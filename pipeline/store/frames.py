@@ -6,13 +6,18 @@ what was asked for; of Parquet only that is read at all.
 
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import date
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import polars as pl
 from polars.io.plugins import register_io_source
 
+from pipeline.files import event_file_name
+from pipeline.store import parquet
 from pipeline.store.bad import Judge, OnBad
+from pipeline.store.dedupe import Day, drop_copies
 from pipeline.store.files import Fragment, read_chunks
 from pipeline.store.lines import CHUNK_BYTES, Read, read_chunk
 from pipeline.store.schema import schema
@@ -65,8 +70,11 @@ def read_ticks(
     """
     folder, zone = place(data_dir, timezone)
     selection = select(folder, zone, tokens=tokens, modes=modes, start=start, end=end)
-    frames = [_scan(file, zone, on_bad) for file in find(source, folder)]
-    frame = pl.concat(frames).filter(_wanted(selection))
+    files = find(source, folder)
+    frame = _scan(files, zone, on_bad).filter(_of_instruments(selection))
+    if dedupe:
+        frame = drop_copies(frame, _days(files, zone, selection))
+    frame = frame.filter(_in_time(selection))
     if columns is not None:
         frame = frame.select(columns)
     return TickFrame._from_pyldf(frame._ldf)  # type: ignore[return-value]  # noqa: SLF001  polars has no other way
@@ -82,13 +90,19 @@ def read_jsonl_to_dataframe(filepath: Path | str, max_rows: int | None = None) -
     return ticks.select(column for column in ticks if column.null_count() < max(ticks.height, 1)).to_pandas()
 
 
-def _wanted(selection: Selection) -> list[pl.Expr]:
-    """Return what is true of the rows that are selected."""
+def _of_instruments(selection: Selection) -> list[pl.Expr]:
+    """Return what is true of ticks of the instruments and modes that are selected."""
     rules = [pl.lit(value=True)]
     if selection.tokens is not None:
         rules.append(pl.col("instrument_token").is_in(sorted(selection.tokens)))
     if selection.modes is not None:
         rules.append(pl.any_horizontal(pl.col("mode") == mode for mode in sorted(selection.modes)))
+    return rules
+
+
+def _in_time(selection: Selection) -> list[pl.Expr]:
+    """Return what is true of ticks of the time that is selected."""
+    rules = [pl.lit(value=True)]
     if selection.start is not None:
         rules.append(pl.col("timestamp") >= selection.start)
     if selection.end is not None:
@@ -96,29 +110,49 @@ def _wanted(selection: Selection) -> list[pl.Expr]:
     return rules
 
 
-def _scan(file: TickFile, timezone: str, on_bad: OnBad) -> pl.LazyFrame:
-    if file.kind == "parquet":
-        from pipeline.store.parquet import scan
+def _days(files: Sequence[TickFile], timezone: str, selection: Selection) -> list[Day]:
+    """Return what copies are looked for in: the ticks of each day as a whole, or of each file of no known day."""
+    found = []
+    for day, run in groupby(files, key=lambda file: file.day or file.path):
+        of_day = list(run)
+        folders = of_day[0].path.parents if isinstance(day, date) else ()
+        events = (folder / event_file_name(day) for folder in folders if isinstance(day, date))
+        # Bad lines are told by who reads the ticks themselves.
+        ticks = _scan(of_day, timezone, on_bad=lambda _: None).filter(_of_instruments(selection))
+        found.append(Day(ticks, next(filter(Path.is_file, events), None)))
+    return found
 
-        return scan(file.path)
-    return _scan_lines(file.path, timezone, on_bad)
+
+def _scan(files: Sequence[TickFile], timezone: str, on_bad: OnBad) -> pl.LazyFrame:
+    """Return the ticks of files in their order, with all columns."""
+    runs = groupby(files, key=lambda file: file.kind)
+    return pl.concat(_scan_run(kind, [file.path for file in run], timezone, on_bad) for kind, run in runs)
 
 
-def _scan_lines(path: Path, timezone: str, on_bad: OnBad) -> pl.LazyFrame:
+def _scan_run(kind: str, paths: Sequence[Path], timezone: str, on_bad: OnBad) -> pl.LazyFrame:
+    if kind == "parquet":
+        return pl.concat(parquet.scan(path, timezone) for path in paths)
+    return _scan_lines(paths, timezone, on_bad)
+
+
+def _scan_lines(paths: Sequence[Path], timezone: str, on_bad: OnBad) -> pl.LazyFrame:
+    """Return the ticks of JSONL files, read one after the other: all at once would be in memory all at once."""
+
     def source(
         with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, _batch_size: int | None
     ) -> Iterator[pl.DataFrame]:
         wanted = list(schema()) if with_columns is None else with_columns
         needed = wanted if predicate is None else list(dict.fromkeys([*wanted, *predicate.meta.root_names()]))
         left = n_rows
-        for frame in _read(path, timezone, needed, Judge(path, on_bad)):
+        for frame in (frame for path in paths for frame in _read(path, timezone, needed, Judge(path, on_bad))):
             rows = frame if left is None else frame.head(left)
             left = None if left is None else left - rows.height
             yield (rows if predicate is None else rows.filter(predicate)).select(wanted)
             if left == 0:
                 break
 
-    return register_io_source(source, schema=schema(timezone), explain_name=path.name)
+    name = paths[0].name if len(paths) == 1 else f"{len(paths)} JSONL files"
+    return register_io_source(source, schema=schema(timezone), explain_name=name)
 
 
 def _read(path: Path, timezone: str, columns: Sequence[str], judge: Judge) -> Iterator[pl.DataFrame]:

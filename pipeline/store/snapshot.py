@@ -23,17 +23,26 @@ from pipeline import removed
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.store.files import Block, date_of, event_files, is_event_file, read_blocks, tick_files
+from pipeline.store.parquet_files import day_folders, parts
 from pipeline.ticks import decode_line
 
 
 @dataclass(frozen=True)
 class Part:
-    """A file under check: the first `size` bytes of it. What stands beyond `accusing_size` may only excuse."""
+    """A file under check: the first `size` bytes of it. What stands beyond `accusing_size` may only excuse.
+
+    A Parquet part of a day stands for the JSONL that it was made of, which is gone; nothing but its footer is read.
+    """
 
     path: Path
     day: date
     size: int
     accusing_size: int
+
+    @property
+    def is_parquet(self) -> bool:
+        """It is a Parquet part."""
+        return self.path.suffix == ".parquet"
 
 
 @dataclass(frozen=True)
@@ -47,6 +56,7 @@ class Snapshot:
         date
     ]  # days with a file in the same folder and none under check, or removed on purpose
     event_days_left_out: frozenset[date]
+    unreadable_days: frozenset[date]  # in Parquet, which cannot be read here
     zone: ZoneInfo
 
     @property
@@ -98,6 +108,8 @@ def take(config: Config, files: Sequence[Path] = ()) -> Snapshot:
     events = [
         Part(path, day, size, first_sizes.get(path, 0)) for path, size in event_sizes.items() if (day := date_of(path))
     ]
+    columns, unreadable_days = _columns(data_dir, tick_sizes) if not given else ([], frozenset[date]())
+    ticks = columns + ticks  # in this order on a day that has both: what came late is in the JSONL
     folders = {path.parent for path in given}
     away = [name for folder in folders or {data_dir} for name in map(Path, removed.away(folder))]
     return Snapshot(
@@ -105,11 +117,30 @@ def take(config: Config, files: Sequence[Path] = ()) -> Snapshot:
         events=tuple(sorted(events, key=lambda part: part.day)),
         spooled=spooled,
         tick_days_left_out=_days_left_out((path for folder in folders for path in tick_files(folder)), ticks)
-        | _days(name for name in away if not is_event_file(name)),
+        | (_days(name for name in away if not is_event_file(name)) - {part.day for part in columns})
+        | unreadable_days
+        | (frozenset(day for folder in folders for day in day_folders(folder)) - {part.day for part in ticks}),
         event_days_left_out=_days_left_out((path for folder in folders for path in event_files(folder)), events)
         | _days(name for name in away if is_event_file(name)),
+        unreadable_days=unreadable_days,
         zone=ZoneInfo(config.storage.timezone),
     )
+
+
+def _columns(data_dir: Path, there: Iterable[Path]) -> tuple[list[Part], frozenset[date]]:
+    """Return the Parquet parts of what no JSONL has any more, and the days of which this cannot be told."""
+    lines = {date_of(path): path for path in there}
+    found: list[Part] = []
+    unreadable = set()
+    for day, folder in day_folders(data_dir).items():
+        try:
+            from pipeline.store.parquet import others  # noqa: PLC0415  where all is JSONL its packages are not needed
+        except ImportError:
+            unreadable.add(day)
+            continue
+        paths = others(folder, lines[day]) if day in lines else parts(folder)
+        found += [Part(path, day, 0, 0) for path in paths]
+    return found, frozenset(unreadable)
 
 
 def _event_paths(given: Sequence[Path]) -> list[Path]:

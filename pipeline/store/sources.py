@@ -81,9 +81,10 @@ def find(sources: Sources, data_dir: Path) -> list[TickFile]:
     return [file for source in sources for file in _find(source, data_dir)]
 
 
-def of_day(day: date, data_dir: Path) -> TickFile:
+def of_day(day: date, data_dir: Path) -> list[TickFile]:
     """Return where the ticks of a day are: the Parquet if it has all of them, else the JSONL.
 
+    Ticks that came late, when the JSONL had been removed, have begun another: then the parts before it count too.
     Raises MdsError where there are none.
     """
     lines, columns = data_dir / tick_file_name(day), parquet_folder(data_dir, day)
@@ -93,24 +94,27 @@ def of_day(day: date, data_dir: Path) -> TickFile:
     except FileNotFoundError:
         if not has_columns:
             raise MdsError(f"{data_dir}: nothing was recorded on {day}, there is no {lines.name}") from None
-        return TickFile(columns, "parquet", day)
-    if has_columns:
-        from pipeline.store.parquet import covered  # noqa: PLC0415  reading JSONL does not need its packages
-
-        if covered(columns) == size:
-            return TickFile(columns, "parquet", day)
-    return TickFile(lines, "jsonl", day)
+        return [TickFile(columns, "parquet", day)]
+    if not has_columns:
+        return [TickFile(lines, "jsonl", day)]
+    try:
+        from pipeline.store.parquet import covered, others  # noqa: PLC0415  reading JSONL does not need its packages
+    except ImportError:
+        return [TickFile(lines, "jsonl", day)]
+    if covered(columns, lines) == size:
+        return [TickFile(columns, "parquet", day)]
+    return [*(TickFile(path, "parquet", day) for path in others(columns, lines)), TickFile(lines, "jsonl", day)]
 
 
 def _find(source: Source, data_dir: Path) -> list[TickFile]:
     if isinstance(source, datetime):
-        return [of_day(source.date(), data_dir)]
+        return of_day(source.date(), data_dir)
     if isinstance(source, date):
-        return [of_day(source, data_dir)]
+        return of_day(source, data_dir)
     if isinstance(source, str) and _DAY.fullmatch(source):
         if not _is_day(source):
             raise ConfigError(f"{source}: no such day")
-        return [of_day(_day(source), data_dir)]
+        return of_day(_day(source), data_dir)
     path = Path(source)
     if path.suffix == ".parquet" and path.exists():
         return [TickFile(path, "parquet", None)]
@@ -126,7 +130,7 @@ def _find(source: Source, data_dir: Path) -> list[TickFile]:
 def _all(data_dir: Path) -> list[TickFile]:
     if not data_dir.is_dir():
         raise ConfigError(f"{data_dir}: no such folder; storage.data_dir names the one with the data files")
-    found = [of_day(day, data_dir) for day in days(data_dir)]
+    found = [file for day in days(data_dir) for file in of_day(day, data_dir)]
     if not found:
         raise MdsError(f"{data_dir}: nothing was recorded, there is no market_data_YYYY-MM-DD.jsonl")
     return found

@@ -2,6 +2,7 @@
 
 Of the ticks: each line is one, with its file's date, and in each stream (connection_id, epoch) `seq` is 1, 2, 3, ...
 across the files. Of the events the same, by (source, epoch) and `event_seq`. And the chain of epochs holds (`chain`).
+Of a day that is Parquet only, its footers tell all this: its ticks were compared with their lines when it was made.
 An epoch that began before the first day under check may begin with any number, and a hole between two files may lie in
 a file that was left out: such streams are counted as cut, nothing of that is wrong.
 """
@@ -11,8 +12,10 @@ from collections import defaultdict, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import date
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
+from pipeline.errors import MdsError
 from pipeline.store import chain
 from pipeline.store.files import (
     EpochEvent,
@@ -24,7 +27,8 @@ from pipeline.store.files import (
     decode_event,
     read_blocks,
 )
-from pipeline.store.sequence import Hole, Sequence
+from pipeline.store.footer import Footer
+from pipeline.store.sequence import Sequence
 from pipeline.store.snapshot import Part, Snapshot
 from pipeline.ticks import decode_line
 
@@ -47,6 +51,8 @@ class Problem:
         """Return it for `--json`."""
         path, line, offset = self.place or (None, None, None)
         file = str(path) if path else None
+        if not line:  # of a Parquet part no line is known
+            line = offset = None
         return {"kind": self.kind, "file": file, "line": line, "offset": offset, "message": self.message}
 
 
@@ -62,7 +68,7 @@ class Interruptions:
 class Report:
     """What was found. Counts are of lines unless said otherwise."""
 
-    files: int = 0  # tick files
+    files: int = 0  # tick files, and Parquet parts of days whose JSONL is gone
     event_files: int = 0
     bytes: int = 0
     seconds: float = 0.0  # that the check took
@@ -78,6 +84,7 @@ class Report:
     torn: int = 0  # files that end within a line
     invalid: int = 0
     pending: int = 0  # ticks that are spooled and not yet in the files
+    days_not_checked: int = 0  # in Parquet, which cannot be read here
     chain: Literal["ok", "broken", "not checked"] = "not checked"
     problems: list[Problem] = field(default_factory=list)
     interruptions: defaultdict[str, Interruptions] = field(default_factory=lambda: defaultdict(Interruptions))
@@ -123,7 +130,10 @@ def verify(snapshot: Snapshot, on_read: Callable[[int], None] = lambda _: None) 
     began = time.monotonic()
     check = _Check(snapshot, on_read)
     for part in snapshot.ticks:
-        check.ticks_of(part)
+        if part.is_parquet:
+            check.columns_of(part)
+        else:
+            check.ticks_of(part)
     for part in snapshot.events:
         check.events_of(part)
     report = check.finish()
@@ -141,6 +151,8 @@ class _Check:
         self._events: dict[tuple[str, int], Sequence] = {}
         self._epochs: defaultdict[tuple[int, int], chain.Epoch] = defaultdict(chain.Epoch)
         self._gaps: defaultdict[int, list[chain.Gap]] = defaultdict(list)
+        self._latest_parts: dict[tuple[date, str], tuple[Path, Footer]] = {}  # of each JSONL that has become Parquet
+        self._report.days_not_checked = len(snapshot.unreadable_days)
 
     def ticks_of(self, part: Part) -> None:
         """Check the ticks of a file."""
@@ -184,6 +196,42 @@ class _Check:
             sequence.next = expected
         self._take(sequence, seq, place, hidden=hidden, name=f"tick {seq} of connection {key[0]}, epoch {key[1]}")
         return sequence.next
+
+    def columns_of(self, part: Part) -> None:
+        """Check the ticks of a Parquet part by what its footer tells of them."""
+        from pipeline.store.parquet import read_footer  # noqa: PLC0415  it was there when the snapshot was taken
+
+        place = Place(part.path, 0, 0)
+        try:
+            footer = read_footer(part.path)
+        except MdsError as error:
+            self._invalid(str(error), place)
+            return
+        self._report.ticks += footer.ticks
+        self._report.ticked.setdefault(part.day, set()).update(footer.instruments)
+        for _ in range(footer.strays):
+            self._invalid("a tick of another day", place)
+        _, before = self._latest_parts.get((part.day, footer.head), (None, None))
+        if footer.first != (before.end if before else 0):
+            self._gap("the part before this one is not there", place)
+        self._latest_parts[part.day, footer.head] = part.path, footer
+        for stream in footer.streams:
+            key = (stream.connection_id, stream.epoch)
+            sequence = self._sequence(self._ticks, key)
+            hidden = sequence.day != part.day and self._snapshot.hides_ticks(sequence.day, part.day)
+            sequence.day = part.day
+            for first, last in stream.runs:
+                self._take_run(sequence, key, range(first, last + 1), place, hidden=hidden)
+                hidden = False
+
+    def _take_run(self, sequence: Sequence, key: tuple[int, int], run: range, place: Place, *, hidden: bool) -> None:
+        """Take numbers that follow each other: each by itself up to where nothing is missing any more."""
+        for number in run:
+            name = f"tick {number} of connection {key[0]}, epoch {key[1]}"
+            self._take(sequence, number, place, hidden=hidden, name=name)
+            if sequence.next == number + 1:
+                sequence.next = run.stop
+                return
 
     def events_of(self, part: Part) -> None:
         """Check the events of a file, and keep what the chain needs of them."""
@@ -244,7 +292,10 @@ class _Check:
         report.streams = len(self._ticks)
         sequences = (*self._ticks.values(), *self._events.values())
         report.cut = sum(sequence.is_cut for sequence in self._ticks.values())
-        report.gaps = sum(sequence.forgotten for sequence in sequences)
+        report.gaps += sum(sequence.forgotten for sequence in sequences)
+        for path, footer in self._latest_parts.values():
+            if not footer.is_last:
+                self._gap("the part behind this one is not there", Place(path, 0, 0))
         for key, sequence in self._ticks.items():
             self._epochs[key].last_seq = sequence.next - 1
             report.missing += sequence.forgotten_numbers
@@ -253,10 +304,12 @@ class _Check:
                 report.gaps_recorded += recorded
                 report.missing += hole.last - hole.first + 1
                 name = f"ticks {hole.first} to {hole.last} of connection {key[0]}, epoch {key[1]}"
-                self._gap(f"{name}, on record as lost," if recorded else name, hole)
+                name = f"{name}, on record as lost," if recorded else name
+                self._gap(f"{name} are missing {_before(hole.place)}", hole.place)
         for (source, epoch), sequence in self._events.items():
             for hole in sequence.gaps():
-                self._gap(f"events {hole.first} to {hole.last} of {source}, epoch {epoch}", hole)
+                name = f"events {hole.first} to {hole.last} of {source}, epoch {epoch}"
+                self._gap(f"{name} are missing {_before(hole.place)}", hole.place)
         if report.event_files:
             verdict = chain.check(self._epochs, self._gaps, self._snapshot)
             report.chain = "broken" if verdict.breaks else "ok"
@@ -266,9 +319,9 @@ class _Check:
                 self._problem("chain", words)
         return report
 
-    def _gap(self, name: str, hole: Hole) -> None:
+    def _gap(self, message: str, place: Place) -> None:
         self._report.gaps += 1
-        self._problem("gap", f"{name} are missing before this line", hole.place)
+        self._problem("gap", message, place)
 
     def _fragment(self, fragment: Fragment) -> None:
         if fragment.kind == "torn":
@@ -285,3 +338,7 @@ class _Check:
         if self._listed[kind] < PROBLEMS_LISTED:
             self._listed[kind] += 1
             self._report.problems.append(Problem(kind, message, place))
+
+
+def _before(place: Place) -> str:
+    return "before this line" if place.line else "in this part or before it"

@@ -213,13 +213,13 @@ class Children:
         with (
             _stop_signals_blocked(child),
             self._lock_for(child) as lock_fd,
-            _log_file(self._config.runtime.run_dir / f"{child.role}.log") as log_file,
+            log_file(self._config.runtime.run_dir / f"{child.role}.log") as log_fd,
         ):
             process = subprocess.Popen(
                 [sys.executable, "-m", *child.arguments, *more],
                 stdin=subprocess.DEVNULL,
-                stdout=log_file,
-                stderr=log_file,
+                stdout=log_fd,
+                stderr=log_fd,
                 env=environment,
                 start_new_session=True,
                 pass_fds=[lock_fd] if lock_fd >= 0 else [],
@@ -309,7 +309,8 @@ def _how(exit_code: int | None) -> str:
 
 
 @contextlib.contextmanager
-def _log_file(path: Path) -> Iterator[int]:
+def log_file(path: Path) -> Iterator[int]:
+    """Open the log of a process in the run folder, begun anew if it has grown large."""
     if path.exists() and path.stat().st_size > LOG_BYTES:
         path.replace(path.with_suffix(".log.1"))
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)

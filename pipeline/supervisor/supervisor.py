@@ -37,6 +37,7 @@ from pipeline.status import Overview
 from pipeline.supervisor.board import Board
 from pipeline.supervisor.bulletin import Bulletin
 from pipeline.supervisor.children import WORKER_MODULE, Child, Children
+from pipeline.supervisor.compaction import Compaction
 from pipeline.supervisor.control import Method, answer
 from pipeline.supervisor.desk import Desk
 from pipeline.supervisor.guard import CHECK_S, Guard
@@ -172,15 +173,17 @@ class Supervisor:
             asyncio.create_task(self._stop.wait()),
         ]
         renewing = asyncio.create_task(self._renew())
+        compacting = asyncio.create_task(Compaction(self._config, self._log_event).run())
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         renewing.cancel()
+        compacting.cancel()
         self._guard.stop()
         for task in done:
             task.result()  # a task that ended by itself has failed
         notifier_ends = asyncio.create_task(self._notifier.end())
         summary = await self._end()
         await notifier_ends
-        tasks += self._background
+        tasks += [compacting, *self._background]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)  # nobody waits on a socket when it is closed

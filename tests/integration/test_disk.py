@@ -9,9 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.config import Config
+from pipeline.errors import MdsError
+from pipeline.files import tick_file_name
+from pipeline.store.compact import compact
+from pipeline.ticks import encode_lines
 from tests.integration.conftest import NewService
 from tests.integration.kite import Kite, id_of
 from tests.integration.service import Service, until
+from tests.stored import FIRST, KINDS, tick_at
 
 UNIVERSE = {"primary": [408065, 0x10009], "secondary": [738561, 0x20009]}
 TOKENS = {1: 408065, 2: 738561}
@@ -184,3 +190,20 @@ def test_a_damaged_spool_loses_only_what_is_damaged(kite: Kite, new_service: New
     assert [path.suffix for path in (service.spool_dir / "1").iterdir()] == [".damaged"]
     report = service.assert_verified(gaps=1, missing=len(lost))
     assert report["gaps_recorded"] == 1
+
+
+def test_compaction_on_a_full_disk(new_disk: NewDisk, tmp_path: Path) -> None:
+    """One clear line, nothing left behind, the JSONL untouched; with room again it is done."""
+    day, data_dir = FIRST.date(), new_disk(8)
+    name, lines = tick_file_name(day), encode_lines([tick_at(FIRST, kind) for kind in KINDS]) * 1000
+    (data_dir / name).write_bytes(lines)
+    config = Config().with_changes(
+        storage={"data_dir": data_dir, "reserve_mb": 0}, runtime={"run_dir": tmp_path / "run"}
+    )
+    ballast = fill(data_dir, 16)
+    with pytest.raises(MdsError, match=r"2025-10-01: cannot be compacted: .*No space left on device; the JSONL is"):
+        compact(config.resolved(), day)
+    assert [path for path in (data_dir / ".mds").rglob("*") if path.is_file()] == []
+    assert (data_dir / name).read_bytes() == lines
+    ballast.unlink()
+    assert compact(config.resolved(), day, delete_source=True).source_deleted
