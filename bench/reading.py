@@ -192,7 +192,7 @@ def unlike_other_engines(path: Path) -> int:
         if dtype.is_numeric():
             total = float(ours[name].cast(pl.Float64).sum())
         wanted = f"count({name}), {f'sum({name}::DOUBLE)' if total else '0'}"
-        their_count, their_total = in_duckdb.aggregate(wanted).fetchone()
+        ((their_count, their_total),) = in_duckdb.aggregate(wanted).fetchall()
         is_close = abs(their_total - total) <= 1e-9 * abs(total)
         unlike += not is_close or their_count != count or int(in_pandas[name].count()) != count
     return unlike
