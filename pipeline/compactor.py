@@ -29,7 +29,7 @@ def main() -> int:
     """Compact every closed day that is not yet; return 1 if one could not be."""
     _take_only_what_is_left()
     # Only now: they read the number of threads when they are imported.
-    from pipeline.store.compact import closed_days, compact, lock  # noqa: PLC0415
+    from pipeline.store.parquet.compact import closed_days, compact, lock  # noqa: PLC0415
 
     settings = config.from_child()
     log.setup(ROLE, settings.secrets)

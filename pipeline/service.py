@@ -260,7 +260,7 @@ class MarketDataService:
         the file cannot be written.
         """
         try:
-            from pipeline.store import export  # noqa: PLC0415  recording does not need its packages
+            from pipeline.store.report import export  # noqa: PLC0415  recording does not need its packages
         except ImportError as error:
             raise explain(error, "export_data_analysis") from error
         service = {

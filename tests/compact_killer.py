@@ -16,7 +16,9 @@ from typing import Any
 
 from pipeline.config import Config
 from pipeline.files import parquet_folder, tick_file_name
-from pipeline.store import compact, parquet, part, removal
+from pipeline.store.keeping import removal
+from pipeline.store.parquet import compact, part
+from pipeline.store.parquet import io as parquet
 from pipeline.ticks import encode_lines
 from tests.builders import a_config
 from tests.stored import FIRST, KINDS, tick_at

@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.cli import main
 from pipeline.files import event_file_name, parquet_folder, tick_file_name
-from pipeline.store import counting, removal
+from pipeline.store.keeping import counting, removal
 from tests.builders import ZONE, event_line
 
 LIST = """\

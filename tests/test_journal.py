@@ -15,8 +15,8 @@ from pipeline.counts import read_counts
 from pipeline.days import Calendar
 from pipeline.files import CHECKPOINT, Extent, event_file_name, tick_file_name
 from pipeline.journal import DiskFullError, Journal, Verdict
-from pipeline.store.closed import FirstOpen
-from pipeline.store.removal import remove
+from pipeline.store.keeping.closed import FirstOpen
+from pipeline.store.keeping.removal import remove
 from pipeline.wire import Mark, StreamId
 from tests.builders import DAY, EPOCH, ZONE, a_batch, event_line, tick_line, tick_lines
 

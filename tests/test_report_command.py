@@ -12,7 +12,7 @@ import plotly.graph_objects as go
 import pytest
 
 from pipeline.cli import main
-from pipeline.store import export
+from pipeline.store.report import export
 from pipeline.ticks import Depth, DepthLevel, FullTick, Ohlc, QuoteTick, encode_lines
 from tests.builders import DAY
 from tests.histories import event, gap, stamp, started, stopped, subscribed

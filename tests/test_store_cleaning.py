@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from pipeline import removed
 from pipeline.files import event_file_name, parquet_folder, tick_file_name
 from pipeline.spool import Incoming, Spool
-from pipeline.store import cleaning
-from pipeline.store.cleaning import clean
+from pipeline.store.keeping import cleaning
+from pipeline.store.keeping.cleaning import clean
 from tests.builders import ZONE, a_config, tick_lines
 
 
@@ -33,7 +33,7 @@ def today(monkeypatch):
             return now.astimezone(tz)
 
     monkeypatch.setattr(cleaning, "datetime", Noon)
-    monkeypatch.setattr("pipeline.store.closed.datetime", Noon)
+    monkeypatch.setattr("pipeline.store.keeping.closed.datetime", Noon)
     return now.date()
 
 

@@ -10,7 +10,7 @@ from pipeline.checkpoint import Checkpoint
 from pipeline.days import NS_PER_S, Calendar
 from pipeline.files import CHECKPOINT
 from pipeline.spool import Incoming, Spool
-from pipeline.store import closed
+from pipeline.store.keeping import closed
 from pipeline.wire import Mark, StreamId
 from tests.builders import DAY, EPOCH, T0_NS, ZONE, a_config
 

@@ -17,9 +17,11 @@ import pipeline
 from pipeline.config import Config
 from pipeline.errors import AlreadyRunningError, MdsError
 from pipeline.files import COMPACT_LOCK, parquet_folder, tick_file_name
-from pipeline.store import closed, compact, parquet, part
-from pipeline.store.compact import Outcome
-from pipeline.store.parquet_files import parts
+from pipeline.store.keeping import closed
+from pipeline.store.parquet import compact, part
+from pipeline.store.parquet import io as parquet
+from pipeline.store.parquet.compact import Outcome
+from pipeline.store.parquet.files import parts
 from pipeline.store.schema import to_ticks
 from pipeline.ticks import StoredTick, encode_lines
 from tests.builders import a_config

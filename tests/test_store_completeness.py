@@ -6,11 +6,12 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 
-from pipeline.store import completeness, completeness_report
-from pipeline.store.completeness import judge, read
-from pipeline.store.completeness_report import lines, summary, to_json
-from pipeline.store.entries import decode
-from pipeline.store.timeline import follow
+from pipeline.store.completeness import completeness
+from pipeline.store.completeness import words as completeness_report
+from pipeline.store.completeness.completeness import judge, read
+from pipeline.store.completeness.entries import decode
+from pipeline.store.completeness.timeline import follow
+from pipeline.store.completeness.words import lines, summary, to_json
 from tests.builders import DAY, ZONE
 from tests.histories import (
     END,

@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from pipeline.checkpoint import Checkpoint
 from pipeline.counts import add_counts
 from pipeline.files import CHECKPOINT, COUNTED, COUNTS, Extent
-from pipeline.store import counting
-from pipeline.store.counting import Counter
+from pipeline.store.keeping import counting
+from pipeline.store.keeping.counting import Counter
 from tests.builders import tick_line, tick_lines
 
 NAME = "market_data_2025-10-01.jsonl"

@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.store import figures
-from pipeline.store.figures import POINTS, STEPS_S, measure, step_for
 from pipeline.store.frames import TickFrame
+from pipeline.store.report import figures
+from pipeline.store.report.figures import POINTS, STEPS_S, measure, step_for
 from pipeline.store.schema import schema
 from tests.builders import ZONE
 

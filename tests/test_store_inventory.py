@@ -7,11 +7,12 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from pipeline.files import event_file_name, parquet_folder, tick_file_name
-from pipeline.store import files, inventory
-from pipeline.store.closed import FirstOpen
-from pipeline.store.counting import Counter
-from pipeline.store.inventory import Total
-from pipeline.store.removal import remove
+from pipeline.store import files
+from pipeline.store.keeping import inventory
+from pipeline.store.keeping.closed import FirstOpen
+from pipeline.store.keeping.counting import Counter
+from pipeline.store.keeping.inventory import Total
+from pipeline.store.keeping.removal import remove
 from tests.builders import DAY, ZONE, event_line, tick_lines
 
 polars = pytest.importorskip("polars")

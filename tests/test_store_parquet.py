@@ -17,11 +17,12 @@ from pyarrow import parquet as arrow
 
 from pipeline.errors import MdsError
 from pipeline.files import parquet_folder, tick_file_name
-from pipeline.store import footer as footers
-from pipeline.store import parquet, part, text
 from pipeline.store.files import Chunk, Place
 from pipeline.store.lines import read_chunk
-from pipeline.store.parquet import Part
+from pipeline.store.parquet import footer as footers
+from pipeline.store.parquet import io as parquet
+from pipeline.store.parquet import part, text
+from pipeline.store.parquet.io import Part
 from pipeline.store.schema import schema, to_ticks
 from pipeline.ticks import StoredTick, encode_lines
 from tests.stored import FIRST, KINDS, ZONE, stored_ticks, tick_at

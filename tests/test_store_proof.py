@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pipeline.store.files import Chunk, Place
 from pipeline.store.lines import read_chunk
-from pipeline.store.proof import UnlikeError, prove
+from pipeline.store.parquet.proof import UnlikeError, prove
 from pipeline.store.schema import COLUMNS
 from pipeline.ticks import encode_lines
 from tests.stored import FIRST, KINDS, ZONE, stored_ticks, tick_at

@@ -10,8 +10,8 @@ import pytest
 from pipeline import removed
 from pipeline.errors import MdsError
 from pipeline.files import REMOVED, event_file_name, parquet_folder, tick_file_name
-from pipeline.store.closed import FirstOpen
-from pipeline.store.removal import StaysError, remove, remove_parquet
+from pipeline.store.keeping.closed import FirstOpen
+from pipeline.store.keeping.removal import StaysError, remove, remove_parquet
 from tests.builders import DAY, tick_lines
 
 OPEN = FirstOpen(DAY + timedelta(days=1), "the next day is not over")

@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.store.spans import length, merged, overlap, remove, within, without
+from pipeline.store.completeness.spans import length, merged, overlap, remove, within, without
 
 times = st.integers(0, 30)
 some = st.lists(st.tuples(times, times), max_size=6)

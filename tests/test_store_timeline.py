@@ -4,9 +4,9 @@ from itertools import pairwise
 
 from hypothesis import given
 
-from pipeline.store.entries import decode
-from pipeline.store.intervals import intervals
-from pipeline.store.timeline import DOUBT_US, follow
+from pipeline.store.completeness.entries import decode
+from pipeline.store.completeness.intervals import intervals
+from pipeline.store.completeness.timeline import DOUBT_US, follow
 from tests.histories import END, T0_US, downs, event, gap, history, lost, request, started, stopped, subscribed
 
 

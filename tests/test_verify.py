@@ -28,8 +28,8 @@ from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.events import encode_event
 from pipeline.store import files, sequence, snapshot
-from pipeline.store.closed import FirstOpen
-from pipeline.store.removal import remove
+from pipeline.store.keeping.closed import FirstOpen
+from pipeline.store.keeping.removal import remove
 from pipeline.store.verify import Report, verify
 from pipeline.ticks import Depth, DepthLevel, FullTick, LtpTick, Ohlc, QuoteTick, StoredTick, encode_lines
 

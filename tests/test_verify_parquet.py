@@ -10,8 +10,8 @@ from click.testing import CliRunner
 from pipeline.cli.verify import verify as command
 from pipeline.config import Config
 from pipeline.files import parquet_folder
-from pipeline.store import compact, part
-from pipeline.store.parquet_files import parts
+from pipeline.store.parquet import compact, part
+from pipeline.store.parquet.files import parts
 from pipeline.store.verify import Report
 from tests.test_verify import DAYS, E1, E2, Recording, check, counts
 
@@ -121,7 +121,7 @@ def test_the_command_names_the_part(recording: Recording) -> None:
 def test_without_the_packages_it_is_said(recording: Recording, monkeypatch: pytest.MonkeyPatch) -> None:
     """The other days are checked."""
     compacted(recording, 0)
-    monkeypatch.setitem(sys.modules, "pipeline.store.parquet", None)
+    monkeypatch.setitem(sys.modules, "pipeline.store.parquet.io", None)
     report = check(recording.data_dir)
     assert (report.ticks, report.days_not_checked, counts(report, "cut")) == (14, 1, {"cut": 2})
     done = shown(recording.data_dir)

@@ -21,8 +21,8 @@ from pipeline.errors import ConfigError, MdsError
 # Read when polars is imported: the other cores are the recorder's.
 os.environ["POLARS_MAX_THREADS"] = os.environ.get("POLARS_MAX_THREADS", "1")
 
-from pipeline.store.compact import Outcome, closed_days, lock
-from pipeline.store.compact import compact as compact_day
+from pipeline.store.parquet.compact import Outcome, closed_days, lock
+from pipeline.store.parquet.compact import compact as compact_day
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,12 @@ from pipeline.cli.options import config_option, json_option, print_json
 from pipeline.config import Config
 from pipeline.errors import ConfigError, MdsError
 from pipeline.readable import counted, size
-from pipeline.store import about, inventory
-from pipeline.store.cleaning import Outcome
-from pipeline.store.cleaning import clean as clean_up
-from pipeline.store.counting import SOON_READ_BYTES, Counter
 from pipeline.store.files import event_files, tick_files
-from pipeline.store.inventory import Day, Total
+from pipeline.store.keeping import about, inventory
+from pipeline.store.keeping.cleaning import Outcome
+from pipeline.store.keeping.cleaning import clean as clean_up
+from pipeline.store.keeping.counting import SOON_READ_BYTES, Counter
+from pipeline.store.keeping.inventory import Day, Total
 
 UNKNOWN = "?"
 NONE = "-"

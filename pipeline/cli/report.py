@@ -15,10 +15,10 @@ from pipeline.client import Client
 from pipeline.config import Config
 from pipeline.days import Calendar
 from pipeline.errors import MdsError
-from pipeline.store import export
-from pipeline.store.completeness import read
-from pipeline.store.figures import measure
-from pipeline.store.report import Report, lines, page
+from pipeline.store.completeness.completeness import read
+from pipeline.store.report import export
+from pipeline.store.report.figures import measure
+from pipeline.store.report.report import Report, lines, page
 
 PRICES = 3  # instruments whose prices are drawn where none are named
 

@@ -12,9 +12,9 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from pipeline import config
 from pipeline.cli.options import config_option, json_option
 from pipeline.errors import MdsError
-from pipeline.store import completeness_report as in_words
 from pipeline.store import snapshot as snapshots
-from pipeline.store.completeness import Day, read
+from pipeline.store.completeness import words as in_words
+from pipeline.store.completeness.completeness import Day, read
 from pipeline.store.files import GapEvent
 from pipeline.store.verify import Problem, Report
 from pipeline.store.verify import verify as check

@@ -15,11 +15,11 @@ import polars as pl
 from polars.io.plugins import register_io_source
 
 from pipeline.files import event_file_name
-from pipeline.store import parquet
 from pipeline.store.bad import Judge, OnBad
 from pipeline.store.dedupe import Day, drop_copies
 from pipeline.store.files import Fragment, read_chunks
 from pipeline.store.lines import CHUNK_BYTES, Read, read_chunk
+from pipeline.store.parquet import io as parquet
 from pipeline.store.schema import schema
 from pipeline.store.selection import Selection
 from pipeline.store.sources import Moment, Sources, TickFile, find, place, select

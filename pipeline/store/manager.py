@@ -16,9 +16,9 @@ import orjson
 from pipeline.config import Config, Storage
 from pipeline.days import Calendar
 from pipeline.files import tick_file_name
-from pipeline.store.cleaning import clean
-from pipeline.store.counting import Counter
 from pipeline.store.files import Fragment, read_blocks, tick_files
+from pipeline.store.keeping.cleaning import clean
+from pipeline.store.keeping.counting import Counter
 
 log = logging.getLogger(__name__)
 

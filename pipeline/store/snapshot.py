@@ -23,7 +23,7 @@ from pipeline import removed
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.store.files import Block, date_of, event_files, is_event_file, read_blocks, tick_files
-from pipeline.store.parquet_files import day_folders, parts
+from pipeline.store.parquet.files import day_folders, parts
 from pipeline.ticks import decode_line
 
 
@@ -134,7 +134,7 @@ def _columns(data_dir: Path, there: Iterable[Path]) -> tuple[list[Part], frozens
     unreadable = set()
     for day, folder in day_folders(data_dir).items():
         try:
-            from pipeline.store.parquet import others  # noqa: PLC0415  where all is JSONL its packages are not needed
+            from pipeline.store.parquet.io import others  # noqa: PLC0415  where all is JSONL its packages are not needed
         except ImportError:
             unreadable.add(day)
             continue

@@ -12,7 +12,7 @@ from pipeline import config
 from pipeline.errors import ConfigError, MdsError
 from pipeline.files import parquet_folder, tick_file_name
 from pipeline.store.files import date_of, tick_files
-from pipeline.store.parquet_files import day_folders, day_of
+from pipeline.store.parquet.files import day_folders, day_of
 from pipeline.store.selection import Selection
 from pipeline.store.symbols import Symbols
 
@@ -98,7 +98,7 @@ def of_day(day: date, data_dir: Path) -> list[TickFile]:
     if not has_columns:
         return [TickFile(lines, "jsonl", day)]
     try:
-        from pipeline.store.parquet import covered, others  # noqa: PLC0415  reading JSONL does not need its packages
+        from pipeline.store.parquet.io import covered, others  # noqa: PLC0415  reading JSONL does not need its packages
     except ImportError:
         return [TickFile(lines, "jsonl", day)]
     if covered(columns, lines) == size:

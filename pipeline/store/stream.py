@@ -38,7 +38,7 @@ def iter_ticks(
 
 def _ticks(file: TickFile, selection: Selection, on_bad: OnBad) -> Iterator[dict[str, Any]]:
     if file.kind == "parquet":
-        from pipeline.store.parquet import iter_lines  # noqa: PLC0415  JSONL does not need its packages
+        from pipeline.store.parquet.io import iter_lines  # noqa: PLC0415  JSONL does not need its packages
 
         return map(orjson.loads, iter_lines(file.path))
     return _lines(file.path, selection, on_bad)

@@ -27,7 +27,7 @@ from pipeline.store.files import (
     decode_event,
     read_blocks,
 )
-from pipeline.store.footer import Footer
+from pipeline.store.parquet.footer import Footer
 from pipeline.store.sequence import Sequence
 from pipeline.store.snapshot import Part, Snapshot
 from pipeline.ticks import decode_line
@@ -199,7 +199,7 @@ class _Check:
 
     def columns_of(self, part: Part) -> None:
         """Check the ticks of a Parquet part by what its footer tells of them."""
-        from pipeline.store.parquet import read_footer  # noqa: PLC0415  it was there when the snapshot was taken
+        from pipeline.store.parquet.io import read_footer  # noqa: PLC0415  it was there when the snapshot was taken
 
         place = Place(part.path, 0, 0)
         try:

@@ -20,8 +20,8 @@ from pipeline import role
 from pipeline.compactor import EXIT_BUSY, ROLE
 from pipeline.config import CHILD_VARIABLE, Config
 from pipeline.files import COMPACT_LOCK
-from pipeline.store.closed import first_open
 from pipeline.store.files import date_of, tick_files
+from pipeline.store.keeping.closed import first_open
 from pipeline.supervisor.children import log_file
 from pipeline.supervisor.notify import without_secrets
 

@@ -12,7 +12,7 @@ import pytest
 from pipeline.config import Config
 from pipeline.errors import MdsError
 from pipeline.files import tick_file_name
-from pipeline.store.compact import compact
+from pipeline.store.parquet.compact import compact
 from pipeline.ticks import encode_lines
 from tests.integration.conftest import NewService
 from tests.integration.kite import Kite, id_of

@@ -12,10 +12,10 @@ import polars as pl
 from pipeline.errors import MdsError
 from pipeline.store.bad import BadLine
 from pipeline.store.files import Chunk, Fragment, Place, read_chunks
-from pipeline.store.footer import Bad, Footer, Runs
 from pipeline.store.lines import read_chunk
-from pipeline.store.parquet import Part, Writer, read_groups
-from pipeline.store.proof import UnlikeError, prove
+from pipeline.store.parquet.footer import Bad, Footer, Runs
+from pipeline.store.parquet.io import Part, Writer, read_groups
+from pipeline.store.parquet.proof import UnlikeError, prove
 from pipeline.store.schema import schema
 
 CHUNK_BYTES = 16 * 2**20  # of JSONL that are read at once: what takes the most memory

@@ -11,10 +11,11 @@ from zoneinfo import ZoneInfo
 from pipeline.config import Config
 from pipeline.errors import MdsError
 from pipeline.files import DATA_FILE, parquet_folder
-from pipeline.store import closed, parquet_files, removal
-from pipeline.store.counting import Counter
 from pipeline.store.files import date_of, is_event_file
-from pipeline.store.removal import StaysError
+from pipeline.store.keeping import closed, removal
+from pipeline.store.keeping.counting import Counter
+from pipeline.store.keeping.removal import StaysError
+from pipeline.store.parquet import files as parquet_files
 
 
 @dataclass(frozen=True)

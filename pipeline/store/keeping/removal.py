@@ -16,9 +16,9 @@ from pipeline.config import STATE_FOLDER
 from pipeline.durable import sync_folder
 from pipeline.errors import MdsError
 from pipeline.removed import Removed, Why
-from pipeline.store.closed import FirstOpen
 from pipeline.store.files import date_of
-from pipeline.store.parquet_files import day_of, is_part
+from pipeline.store.keeping.closed import FirstOpen
+from pipeline.store.parquet.files import day_of, is_part
 
 _DOOMED = ".removed"  # suffix of a folder of Parquet files that is being removed
 

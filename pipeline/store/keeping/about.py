@@ -8,9 +8,10 @@ from zoneinfo import ZoneInfo
 from pipeline.config import Config
 from pipeline.errors import MdsError
 from pipeline.files import event_file_name, parquet_folder, tick_file_name
-from pipeline.store import closed, inventory, parquet_files
-from pipeline.store.counting import Counter
 from pipeline.store.files import date_of, is_event_file
+from pipeline.store.keeping import closed, inventory
+from pipeline.store.keeping.counting import Counter
+from pipeline.store.parquet import files as parquet_files
 
 MIB = 2**20
 

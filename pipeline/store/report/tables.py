@@ -7,9 +7,9 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from pipeline.store.completeness import US_PER_S, Day
-from pipeline.store.completeness_report import Name, causes, clock, duration, named, worst
-from pipeline.store.spans import length
+from pipeline.store.completeness.completeness import US_PER_S, Day
+from pipeline.store.completeness.spans import length
+from pipeline.store.completeness.words import Name, causes, clock, duration, named, worst
 
 GAPS_SHOWN = 100  # the most costly
 INSTRUMENTS_SHOWN = 50  # the busiest

@@ -16,19 +16,18 @@ import orjson
 import polars as pl
 from plotly.offline import get_plotlyjs
 
-from pipeline.store import charts
-from pipeline.store import report_tables as tables
-from pipeline.store.completeness import Day
-from pipeline.store.completeness_report import (
+from pipeline.store.completeness.completeness import Day
+from pipeline.store.completeness.entries import microseconds
+from pipeline.store.completeness.spans import Span
+from pipeline.store.completeness.words import (
     Name,
     clock,
     summary,
     verdict,
 )
-from pipeline.store.entries import microseconds
-from pipeline.store.figures import Figures
-from pipeline.store.report_page import PAGE, POLICY, SCRIPT, STYLE
-from pipeline.store.spans import Span
+from pipeline.store.report import charts, tables
+from pipeline.store.report.figures import Figures
+from pipeline.store.report.page import PAGE, POLICY, SCRIPT, STYLE
 
 TOP_SHOWN = 5  # on the terminal
 ENDED = {

@@ -13,11 +13,11 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 
-from pipeline.store.completeness import US_PER_S, Day
-from pipeline.store.completeness_report import duration
-from pipeline.store.figures import LATENCY_STEP_MS, Figures, Price
-from pipeline.store.spans import Span, overlap
-from pipeline.store.timeline import Interval
+from pipeline.store.completeness.completeness import US_PER_S, Day
+from pipeline.store.completeness.spans import Span, overlap
+from pipeline.store.completeness.timeline import Interval
+from pipeline.store.completeness.words import duration
+from pipeline.store.report.figures import LATENCY_STEP_MS, Figures, Price
 
 BARS: Final = 15  # instruments in a bar chart
 INTERVALS: Final = 600  # drawn, the longest

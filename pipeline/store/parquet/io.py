@@ -18,11 +18,11 @@ import pyarrow as pa
 from pyarrow import parquet
 
 from pipeline.errors import MdsError
-from pipeline.store import footer as footers
-from pipeline.store.footer import Footer
-from pipeline.store.parquet_files import parts
+from pipeline.store.parquet import footer as footers
+from pipeline.store.parquet.files import parts
+from pipeline.store.parquet.footer import Footer
+from pipeline.store.parquet.text import to_lines
 from pipeline.store.schema import KEY, TIMES, schema
-from pipeline.store.text import to_lines
 
 # How columns are encoded was measured. Numbers that grow by little are stored as differences; prices that hardly ever
 # repeat are stored as they are, zstd finds what repeats within an instrument; the others as numbers of a dictionary.

@@ -11,8 +11,8 @@ from pipeline.config import Storage
 from pipeline.durable import replace_durably
 from pipeline.store import sources
 from pipeline.store.analysis import analyze
-from pipeline.store.completeness import read
-from pipeline.store.completeness_report import to_json
+from pipeline.store.completeness.completeness import read
+from pipeline.store.completeness.words import to_json
 from pipeline.store.frames import TickFrame, read_ticks
 from pipeline.store.sources import TickFile
 

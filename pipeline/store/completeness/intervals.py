@@ -8,8 +8,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from operator import attrgetter
 
-from pipeline.store.spans import merged, overlap, remove
-from pipeline.store.timeline import FOREVER, Interval, Timeline
+from pipeline.store.completeness.spans import merged, overlap, remove
+from pipeline.store.completeness.timeline import FOREVER, Interval, Timeline
 
 PARTIAL = ("no room",)  # causes of gaps that other instruments of the same connection do not have
 

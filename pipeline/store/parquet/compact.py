@@ -24,13 +24,13 @@ from pipeline.config import Config
 from pipeline.durable import sync_folder
 from pipeline.errors import MdsError
 from pipeline.files import COMPACT_LOCK, COMPACTING, parquet_folder, tick_file_name
-from pipeline.store import closed
 from pipeline.store.bad import BadLine
 from pipeline.store.files import Place, date_of, tick_files
-from pipeline.store.parquet import Part, chain, head_of, read_footer, read_parts
-from pipeline.store.parquet_files import is_part
-from pipeline.store.part import PART_BYTES, Source, prove_part, whole_end, write_part
-from pipeline.store.removal import remove
+from pipeline.store.keeping import closed
+from pipeline.store.keeping.removal import remove
+from pipeline.store.parquet.files import is_part
+from pipeline.store.parquet.io import Part, chain, head_of, read_footer, read_parts
+from pipeline.store.parquet.part import PART_BYTES, Source, prove_part, whole_end, write_part
 
 LEAST_RATIO: Final = 4  # a part is at most this share of its JSONL, as far as room is made sure of
 BAD_NAMED: Final = 20  # of a day; all are counted

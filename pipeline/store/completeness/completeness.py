@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 from zoneinfo import ZoneInfo
 
-from pipeline.store.entries import Tokens, decode, microseconds
+from pipeline.store.completeness.entries import Tokens, decode, microseconds
+from pipeline.store.completeness.intervals import intervals
+from pipeline.store.completeness.spans import Span, length, overlap, within, without
+from pipeline.store.completeness.timeline import FOREVER, Gap, Interval, Move, Timeline, follow
 from pipeline.store.files import Block, date_of, event_files, is_being_written, read_blocks
-from pipeline.store.intervals import intervals
-from pipeline.store.spans import Span, length, overlap, within, without
-from pipeline.store.timeline import FOREVER, Gap, Interval, Move, Timeline, follow
 
 CONTEXT_DAYS = 7  # before and after a day: its log may begin in the middle of a recording, and its last gap end later
 US_PER_S = 1_000_000

@@ -15,9 +15,9 @@ from zoneinfo import ZoneInfo
 import orjson
 
 from pipeline import removed
-from pipeline.store import parquet_files
-from pipeline.store.counting import Counter
 from pipeline.store.files import MAX_LINE_BYTES, date_of, event_files, tick_files
+from pipeline.store.keeping.counting import Counter
+from pipeline.store.parquet import files as parquet_files
 
 TAIL_BYTES = 4096  # read from the end of a file to find its last line; more if that is longer
 

@@ -13,7 +13,7 @@ import polars as pl
 
 from pipeline.store.bad import BadLine
 from pipeline.store.files import Chunk, as_block
-from pipeline.store.text import split, to_lines
+from pipeline.store.parquet.text import split, to_lines
 from pipeline.ticks import StoredTick, decode_line, encode_lines
 
 _SLICE_ROWS: Final = 2**13  # are compared at a time: their text is as large as the lines

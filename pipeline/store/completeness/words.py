@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
-from pipeline.store.completeness import US_PER_S, Day, Loss, Missed, Recorded
-from pipeline.store.spans import length
-from pipeline.store.timeline import FOREVER, Gap
+from pipeline.store.completeness.completeness import US_PER_S, Day, Loss, Missed, Recorded
+from pipeline.store.completeness.spans import length
+from pipeline.store.completeness.timeline import FOREVER, Gap
 
 SHOWN = 3  # gaps of a day, the most costly
 NAMED = 5  # instruments

@@ -14,8 +14,8 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from pipeline.config import CONNECTIONS
-from pipeline.store.entries import Entry, Tokens, microseconds
-from pipeline.store.spans import Span, merged
+from pipeline.store.completeness.entries import Entry, Tokens, microseconds
+from pipeline.store.completeness.spans import Span, merged
 
 FOREVER = 2**62
 DOUBT_US = 10_000_000  # a socket is found silent after 6 s, a process hung after 2 s: so old may be what looks alive

@@ -1,0 +1,1 @@
+"""What was received whole and what was missed, when and why, by the event log."""

@@ -1,0 +1,1 @@
+"""The report about a recording: figures, charts, the page, and the export as JSON."""
