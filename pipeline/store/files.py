@@ -5,6 +5,7 @@ read to its end while a writer holds the folder's lock, and is torn otherwise.
 """
 
 import fcntl
+import os
 import re
 import time
 from collections.abc import Iterator
@@ -21,6 +22,7 @@ from pipeline.config import STATE_FOLDER, Mode
 from pipeline.files import DATA_FILE, WRITER_LOCK
 
 BLOCK_BYTES = 128 * 2**10  # larger ones are slower: the decoded lines fall out of the processor's cache
+PROBE_BYTES = 4096  # longer than a line of a tick
 MAX_LINE_BYTES = 4 * 2**20  # no record comes near it: beyond that it is no line of ours, and not kept in memory
 LIVE_LINE_S = 2.0  # a writer that has begun a line ends it at once, unless it was stopped
 
@@ -127,7 +129,12 @@ def read_chunks(path: Path, size: int, chunk_bytes: int, start: Place | None = N
     position = place.offset
     with path.open("rb", buffering=0) as file:
         file.seek(position)
-        while position < size and (data := file.read(min(chunk_bytes, size - position))):
+        while position < size:
+            end = min(position + chunk_bytes, size)
+            cut = _line_end(file, end)
+            data = file.read((cut if cut > position else end) - position)
+            if not data:
+                break
             position += len(data)
             rest += data
             end = rest.rfind(b"\n") + 1
@@ -153,6 +160,16 @@ def read_chunks(path: Path, size: int, chunk_bytes: int, start: Place | None = N
                 yield Chunk(rest, place)
             else:
                 yield Fragment("torn", place, dropped + len(rest))
+
+
+def _line_end(file: BinaryIO, position: int) -> int:
+    """Return where the last line before `position` ends, 0 if that is far before it.
+
+    What is read up to there need not be copied to put together a line that two reads have cut.
+    """
+    begin = max(position - PROBE_BYTES, 0)
+    newline = os.pread(file.fileno(), position - begin, begin).rfind(b"\n") + 1
+    return newline and begin + newline
 
 
 def _end_of_line(file: BinaryIO, path: Path) -> bytes:
