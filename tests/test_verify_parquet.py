@@ -126,4 +126,4 @@ def test_without_the_packages_it_is_said(recording: Recording, monkeypatch: pyte
     assert (report.ticks, report.days_not_checked, counts(report, "cut")) == (14, 1, {"cut": 2})
     done = shown(recording.data_dir)
     assert "Not checked: 1 day in Parquet" in done.output
-    assert "[analysis]" in done.output
+    assert "pip install" in done.output

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeR
 from pipeline import config
 from pipeline.cli.options import config_option, json_option
 from pipeline.errors import MdsError
+from pipeline.extras import way_out
 from pipeline.store import snapshot as snapshots
 from pipeline.store.completeness import words as in_words
 from pipeline.store.completeness.completeness import Day, read
@@ -94,10 +95,8 @@ def _limits(report: Report) -> Iterator[str]:
     if report.cut:
         yield f"{_count(report.cut, 'stream')} cut: part of it lies in days that were not checked."
     if report.days_not_checked:
-        yield (
-            f"Not checked: {_count(report.days_not_checked, 'day')} in Parquet, which needs more packages: "
-            "pip install 'market-data-service[analysis]'"
-        )
+        days = _count(report.days_not_checked, "day")
+        yield f"Not checked: {days} in Parquet, which needs more packages: {way_out()}"
     if report.pending:
         yield f"{_count(report.pending, 'tick')} still spooled, not yet in the files."
     if report.chain == "not checked":
