@@ -80,6 +80,13 @@ class Logbook:
         if self._told:
             self.subscribed({})
 
+    def returning(self, tokens: Iterable[int]) -> None:
+        """Write down that these had left this socket, as they are subscribed there anew, unless that is on record."""
+        told = self._told or {}
+        returning = told.keys() & tokens
+        if returning:
+            self.subscribed({token: mode for token, mode in told.items() if token not in returning})
+
     def gaps(self, gaps: Iterable[Gap]) -> None:
         """Write down what was missed."""
         for gap in gaps:

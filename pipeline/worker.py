@@ -44,9 +44,9 @@ TICK_S = 1.0  # digests, a look at the clock
 HEARTBEATS = 2  # meanwhile: the supervisor kills who is silent for four of them
 PACKETS_BYTES = 2  # of a message with packets, at least: a heartbeat has one
 PAUSE_NS = 2 * NS_PER_S  # between two frames: worth asking whether the machine slept
-ORDER_S = 2.0
+ORDER_S = 2.0  # for the first order, where an epoch ends that has had none
 ASK_S = 3.0  # for Kite's word on a token
-DRAIN_S = 5.5  # at the end, for the writer to make everything durable
+DRAIN_S = 5.5  # at the end, for that order, and for the writer to make everything durable
 
 
 class Worker:
@@ -54,6 +54,10 @@ class Worker:
 
     def __init__(self, config: Config, connection_id: int, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
         self._connection_id = connection_id
+        # First of all: what is ordered before it is connected is lost.
+        self._commands: zmq.asyncio.Socket = zmq.asyncio.Context(context).socket(zmq.DEALER)
+        self._commands.setsockopt(zmq.ROUTING_ID, role.worker_role(connection_id).encode())
+        self._commands.connect(role.endpoint(config.runtime.run_dir, COMMANDS_SOCKET))
         self._status = role.StatusLine(context, config.runtime.run_dir, role.worker_role(connection_id))
         self._uplink = Uplink(
             config,
@@ -86,9 +90,6 @@ class Worker:
         self._last_tick_ns = 0
         self._last_tick_s = 0.0  # the same on a clock that nobody can set
         self._stop, self._ordered = asyncio.Event(), asyncio.Event()
-        self._commands: zmq.asyncio.Socket = zmq.asyncio.Context(context).socket(zmq.DEALER)
-        self._commands.setsockopt(zmq.ROUTING_ID, role.worker_role(connection_id).encode())
-        self._commands.connect(role.endpoint(config.runtime.run_dir, COMMANDS_SOCKET))
         self._token_file = TokenFile(config.token_file)
         self._api_key = config.api_key.get_secret_value()
         self._access_token = config.access_token  # the one in use
@@ -109,22 +110,19 @@ class Worker:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, role.STOP_SIGNALS)  # it began with them blocked
         self._begin_epoch()
         tasks: list[asyncio.Task[Any]] = [
-            asyncio.create_task(self._await_order()) if drain else self._feed.start(),
             asyncio.create_task(self._uplink.read_commits()),
             asyncio.create_task(self._read_commands()),
             asyncio.create_task(self._tick()),
             asyncio.create_task(self._stop.wait()),
         ]
+        if drain:
+            self._stop.set()
+        else:
+            tasks.append(self._feed.start())
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:
             task.result()  # a task that ended by itself has failed
         return await self._end(tasks)
-
-    async def _await_order(self) -> None:
-        """Wait for the first order, for a moment: it tells what the epoch before had, and so has missed."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(ORDER_S):
-                await self._ordered.wait()
 
     # What the feed reports.
 
@@ -165,6 +163,8 @@ class Worker:
 
     def on_sent(self, batch: Batch) -> None:
         """Follow what has been sent to Kite: the supervisor waits for it."""
+        if batch.action == "subscribe":
+            self._logbook.returning(batch.tokens)
         self._arrivals.sent(batch)
         self._report()
 
@@ -289,8 +289,9 @@ class Worker:
             except WireError as error:
                 log.error("from the supervisor: %s", error)
                 continue
-            if not self._stop.is_set():  # what this epoch had and misses from now on is its successor's to tell
-                self._obey(order)
+            if self._stop.is_set() and self._ordered.is_set():
+                continue  # what this epoch had and misses from now on is its successor's to tell
+            self._obey(order)
 
     def _obey(self, order: Order) -> None:
         """Want from now on what the order says, unless one before it was lost: the report asks for a whole one then."""
@@ -440,13 +441,17 @@ class Worker:
         """Close the socket, hand on everything, and wait until it is durable; return the exit code."""
         await self._feed.stop()
         self._flush()
+        loop = asyncio.get_running_loop()
+        drained_by_s = loop.time() + DRAIN_S
+        if self._gaps.is_open:
+            await self._await_order()
         now_ns = self._uplink.clock.now_ns()
         if gaps := self._gaps.closed(now_ns):
             self._logbook.gaps(gaps)
             self._uplink.mark_told(now_ns)
         outbox = self._uplink.outbox
         self._logbook.log("stopped", {"last_seq": outbox.live.spool.last.seq})
-        stored = await self._uplink.finish(DRAIN_S)
+        stored = await self._uplink.finish(drained_by_s - loop.time())
         if not stored:
             log.error("the writer did not take everything: %d ticks stay in the spool", outbox.pending)
         self._report()
@@ -457,6 +462,12 @@ class Worker:
         self._commands.close(linger=0)
         self._status.close()
         return 0 if stored else role.EXIT_SPOOLED
+
+    async def _await_order(self) -> None:
+        """Wait for the first order, for a moment: only it tells what the epoch before had, and so has missed."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(ORDER_S):
+                await self._ordered.wait()
 
 
 def main() -> int:

@@ -56,9 +56,12 @@ def test_a_drill_ends_where_the_spare_dies(kite: Kite, new_service: NewService, 
     service.kill("worker-3")
     until(lambda: done(service, "failback"), "connection 1 has them back")
     wait_until_home(kite, service)
-    assert len(kite.of(PRIMARY[0])) == 2
+    assert kite.of(PRIMARY[0])[0]["open"]
     end(kite, service, cut=1)
     assert [(gap["connection_id"], gap["cause"]) for gap in service.events("gap")] == [(3, "killed")]
+    changes = service.events("resubscribed", connection_id=1)
+    assert sorted(token for e in changes for token in e["dropped"]) == sorted(PRIMARY)
+    assert sorted(token for e in changes for token in e["instruments"].get("quote", [])) == sorted(PRIMARY)
 
 
 def test_without_the_spare_the_other_carries(kite: Kite, new_service: NewService, begin: Begin):
