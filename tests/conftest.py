@@ -2,7 +2,9 @@
 
 import os
 import shutil
+import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -23,3 +25,33 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_unconfigure(config: pytest.Config) -> None:
     """Remove it."""
     shutil.rmtree(config.stash[_folder])
+
+
+@pytest.fixture(scope="session")
+def in_memory():
+    """Return what makes a folder where syncing costs nothing, if there is such a place: some tests do it a lot."""
+    memory = Path("/dev/shm")  # noqa: S108  what is in it has a name of its own
+    with tempfile.TemporaryDirectory(prefix="mds-tests-", dir=memory if memory.is_dir() else None) as root:
+        yield lambda: Path(tempfile.mkdtemp(dir=root))
+
+
+@pytest.fixture
+def no_settings(monkeypatch):
+    """Take all settings out of the environment."""
+    for name in [name for name in os.environ if name.startswith(("MDS_", "KITE_", "_MDS_"))]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def run_mds(monkeypatch, capsys):
+    """Run `mds` to its end in this process; returns exit code, stdout, stderr."""
+
+    from pipeline.cli import main  # not before the environment is as above
+
+    def run(*arguments):
+        monkeypatch.setattr(sys, "argv", ["mds", *arguments])
+        with pytest.raises(SystemExit) as ended:  # by which click ends every command
+            main()
+        return ended.value.code or 0, *capsys.readouterr()
+
+    return run

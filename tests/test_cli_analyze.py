@@ -1,13 +1,10 @@
 """`mds analyze` as it is typed and read."""
 
 import json
-import os
-import sys
 from datetime import datetime, timedelta
 
 import pytest
 
-from pipeline.cli import main
 from pipeline.store.analysis import analyze
 from tests.recorded import frame_of, market_ticks, record, symbol_of
 from tests.stored import INDIA, tick_at
@@ -17,26 +14,24 @@ TICKS = market_ticks(datetime(2025, 10, 2, 9, 14, tzinfo=INDIA), instruments=40,
 FOUND = analyze(frame_of(TICKS)).to_json()
 
 
+pytestmark = pytest.mark.usefixtures("no_settings")
+
+
 @pytest.fixture(autouse=True)
 def data_dir(tmp_path, monkeypatch):
     """Two days, all of the market on the second; no settings from outside."""
-    for name in [name for name in os.environ if name.startswith(("MDS_", "KITE_", "_MDS_"))]:
-        monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     record(tmp_path / "market_data", [tick_at(EVENING)])
     record(tmp_path / "market_data", TICKS)
 
 
 @pytest.fixture
-def mds(monkeypatch, capsys):
+def mds(run_mds, monkeypatch):
     """Run `mds analyze` to its end in a terminal of so many columns; returns exit code, stdout, stderr."""
 
     def run(*arguments, columns=200):
         monkeypatch.setenv("COLUMNS", str(columns))
-        monkeypatch.setattr(sys, "argv", ["mds", "analyze", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, *capsys.readouterr()
+        return run_mds("analyze", *arguments)
 
     return run
 
@@ -89,7 +84,7 @@ def test_a_table(mds):
     assert " ".join(lines[4].split()) == header
     most = max(FOUND["instruments"], key=lambda each: each["volume"] or 0)
     first = lines[5].split()
-    assert first[0] == symbol_of(most["instrument_token"], TICKS) or first[0] == str(most["instrument_token"])
+    assert first[0] == (symbol_of(most["instrument_token"], TICKS) or str(most["instrument_token"]))
     assert first[1:6] == ["10", "2.5%", "0.37", "09:14:00", "09:14:27"]
     assert f"{most['volume']:,}" in first
     assert lines[8] == "and 37 instruments more: --top N, or --json"

@@ -8,13 +8,13 @@ import os
 import subprocess
 import sys
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import polars as pl
 import pytest
 
 from pipeline.cli import bars as command
-from pipeline.cli import main
 from pipeline.cli.sources import Selected
 from pipeline.store.bars import bars
 from tests.recorded import frame_of, market_ticks, record, symbol_of
@@ -41,11 +41,12 @@ def expected(interval="1m"):
 BARS = expected()
 
 
+pytestmark = pytest.mark.usefixtures("no_settings")
+
+
 @pytest.fixture(autouse=True)
 def data_dir(tmp_path, monkeypatch):
     """A day's ticks; no settings from outside."""
-    for name in [name for name in os.environ if name.startswith(("MDS_", "KITE_", "_MDS_"))]:
-        monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(command, "SLICE_ROWS", 100)
     record(tmp_path / "market_data", TICKS)
@@ -53,16 +54,9 @@ def data_dir(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def mds(monkeypatch, capsys):
+def mds(run_mds):
     """Run `mds bars` to its end; returns exit code, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mds", "bars", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, *capsys.readouterr()
-
-    return run
+    return partial(run_mds, "bars")
 
 
 def test_csv(mds):

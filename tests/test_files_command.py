@@ -3,13 +3,12 @@
 import errno
 import json
 import os
-import sys
 from datetime import datetime, timedelta
+from functools import partial
 from zoneinfo import ZoneInfo
 
 import pytest
 
-from pipeline.cli import main
 from pipeline.files import event_file_name, parquet_folder, tick_file_name
 from pipeline.store.keeping import counting, removal
 from tests.builders import ZONE, event_line
@@ -24,11 +23,12 @@ Not in these ticks: 1 day in Parquet, which takes pyarrow to count.
 """
 
 
+pytestmark = pytest.mark.usefixtures("no_settings")
+
+
 @pytest.fixture(autouse=True)
 def data_dir(tmp_path, monkeypatch):
     """A day with ticks, one with events alone, one in Parquet that cannot be counted; no settings from outside."""
-    for name in [name for name in os.environ if name.startswith(("MDS_", "KITE_", "_MDS_"))]:
-        monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "market_data"
@@ -43,16 +43,9 @@ def data_dir(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def mds(monkeypatch, capsys):
+def mds(run_mds):
     """Run `mds files` to its end; returns exit code, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mds", "files", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code or 0, *capsys.readouterr()
-
-    return run
+    return partial(run_mds, "files")
 
 
 def trimmed(text):

@@ -2,12 +2,10 @@
 
 import errno
 import json
-import os
-import sys
+from functools import partial
 
 import pytest
 
-from pipeline.cli import main
 from pipeline.store import gaps
 from tests.test_store_gaps import CLOSE, FIRST, OPENING, SECOND, gap, other
 
@@ -25,11 +23,12 @@ Not in these seconds: 1 of which nobody knows when they began.
 """
 
 
+pytestmark = pytest.mark.usefixtures("no_settings")
+
+
 @pytest.fixture(autouse=True)
 def data_dir(tmp_path, monkeypatch):
     """Two days, gaps on the second; no settings from outside."""
-    for name in [name for name in os.environ if name.startswith(("MDS_", "KITE_", "_MDS_"))]:
-        monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "80")
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "market_data"
@@ -41,16 +40,9 @@ def data_dir(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def mds(monkeypatch, capsys):
+def mds(run_mds):
     """Run `mds gaps` to its end; returns exit code, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mds", "gaps", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            main()
-        return ended.value.code, *capsys.readouterr()
-
-    return run
+    return partial(run_mds, "gaps")
 
 
 def trimmed(text):

@@ -6,7 +6,7 @@ from datetime import date, timedelta
 
 import orjson
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from pipeline import journal as journal_module
@@ -25,10 +25,11 @@ WRITER_EPOCH = 5
 
 
 @pytest.fixture
-def folder(tmp_path):
+def folder(in_memory):
     """Return a data folder with its state folder."""
-    (tmp_path / ".mds").mkdir()
-    return tmp_path
+    folder = in_memory()
+    (folder / ".mds").mkdir()
+    return folder
 
 
 def a_journal(folder, epoch=WRITER_EPOCH):
@@ -445,11 +446,10 @@ STEPS = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(steps=st.lists(STEPS, max_size=25))
-def test_the_checkpoint_has_the_number_of_lines(tmp_path_factory, steps):
+def test_the_checkpoint_has_the_number_of_lines(in_memory, steps):
     """After any batches, failed writes, roll-backs, deaths with torn ends, and lines of others, over many days."""
-    folder = tmp_path_factory.mktemp("counts")
+    folder = in_memory()
     (folder / ".mds").mkdir()
     journal = a_journal(folder)
     with pytest.MonkeyPatch.context() as patch:

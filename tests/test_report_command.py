@@ -1,17 +1,16 @@
 """`mds report` as it is typed and read; what its page looks like is for a browser to say."""
 
 import json
-import os
 import re
 import subprocess
 import sys
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import plotly.graph_objects as go
 import pytest
 
-from pipeline.cli import main
 from pipeline.store.report import export
 from pipeline.ticks import Depth, DepthLevel, FullTick, Ohlc, QuoteTick, encode_lines
 from tests.builders import DAY
@@ -43,11 +42,12 @@ def full(seq, second, token):
     return FullTick(*head, stamp(second), 2, 7, seq)
 
 
+pytestmark = pytest.mark.usefixtures("no_settings")
+
+
 @pytest.fixture(autouse=True)
 def data_dir(tmp_path, monkeypatch):
     """A minute of three instruments, one of them with a name, one of them silent; a gap; no settings from outside."""
-    for name in [name for name in os.environ if name.startswith(("MDS_", "KITE_", "_MDS_"))]:
-        monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "market_data"
     folder.mkdir()
@@ -67,18 +67,9 @@ def data_dir(tmp_path, monkeypatch):
 
 
 @pytest.fixture
-def mds(monkeypatch, capsys):
+def mds(run_mds):
     """Run `mds report` to its end; returns exit code, stdout, stderr."""
-
-    def run(*arguments):
-        monkeypatch.setattr(sys, "argv", ["mds", "report", *arguments])
-        try:
-            main()
-        except SystemExit as ended:
-            return ended.code or 0, *capsys.readouterr()
-        return 0, *capsys.readouterr()
-
-    return run
+    return partial(run_mds, "report")
 
 
 def test_a_few_lines(mds):
@@ -219,3 +210,15 @@ def test_several_days(mds, tmp_path, data_dir):
     assert "Recording of 2025-10-01 to 2025-10-02" in page
     assert "On 2 of 2 days something was missed, or nobody knows." in page
     assert len(charts_of(page)["rates"]["data"][0]["x"]) <= 1000
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",), ("--html", "day.html")])
+def test_ticks_that_cannot_be_read(mds, data_dir, arguments):
+    """They are named in a line."""
+    path = data_dir / "damaged.parquet"
+    path.write_bytes(b"PAR1, and no more")
+    code, out, error = mds(str(path), *arguments)
+    assert (code, out) == (1, "")
+    assert error.startswith("mds: ")
+    assert str(path) in error
+    assert len(error.splitlines()) == 1

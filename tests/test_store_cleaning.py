@@ -160,9 +160,9 @@ FORMS = st.sets(st.sampled_from("tep"), min_size=1)
 
 @settings(max_examples=50)
 @given(days=st.dictionaries(st.integers(-1, 60), FORMS), keep_days=st.integers(0, 60), parquet=st.booleans())
-def test_what_is_told_is_what_is_done(tmp_path_factory, days, keep_days, parquet):
+def test_what_is_told_is_what_is_done(in_memory, days, keep_days, parquet):
     """The dry run names what then goes; nothing young goes, and no day keeps events alone that had ticks."""
-    config = a_config(tmp_path_factory.mktemp("clean"))
+    config = a_config(in_memory())
     config.storage.data_dir.mkdir()
     today = datetime.now(ZoneInfo(ZONE)).date()
     for ago, forms in days.items():

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Callable
 from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
@@ -381,18 +380,16 @@ def test_progress_comes_to_its_end(day: Day) -> None:
     assert seen[-1] == (2 * len(LINES), 2 * len(LINES))
 
 
-def test_killed_at_any_moment_the_next_run_goes_on(tmp_path: Path) -> None:
+def test_killed_at_any_moment_the_next_run_goes_on(in_memory: Callable[[], Path]) -> None:
     """Before each step in turn: a day is there whole or not at all, and after the next run nothing is missing."""
-    in_memory = Path("/dev/shm")  # noqa: S108  it syncs a hundred times, which is nothing there
-    with TemporaryDirectory(dir=in_memory if in_memory.is_dir() else tmp_path) as folder:
-        done = subprocess.run(
-            [sys.executable, "-m", "tests.compact_killer", f"{folder}/data"],
-            check=False,
-            capture_output=True,
-            text=True,
-            timeout=110,
-            env=os.environ | {"POLARS_MAX_THREADS": "1"},
-        )
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.compact_killer", in_memory() / "data"],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=110,
+        env=os.environ | {"POLARS_MAX_THREADS": "1"},
+    )
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) >= 12
 

@@ -5,7 +5,7 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.store.frames import TickFrame
@@ -58,6 +58,7 @@ def test_rates_have_every_step_of_each_connection():
     assert found.ticked == {T0.date(): {5, 6}}
 
 
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.integers(0, 4000), st.sampled_from([5, 6, 7]), st.integers(1, 50)), min_size=1))
 def test_extremes_of_each_step_are_drawn(rows):
     """Of a step the lowest and the highest price, and no point that was no tick; in whatever batches they come."""

@@ -119,7 +119,7 @@ def taken(line: bytes) -> StoredTick | None:
         return None
 
 
-@settings(max_examples=300)
+@settings(max_examples=200)
 @given(st.lists(st.one_of(nearly_a_tick(), stored_ticks().map(line_of)), min_size=1, max_size=6))
 def test_bad_lines_are_named_and_the_others_read(lines: list[bytes]) -> None:
     """Exactly the lines that the strict reader refuses are named, with line and byte; the others are read."""

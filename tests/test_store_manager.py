@@ -11,7 +11,7 @@ import pytest
 
 from pipeline.spool import Incoming, Spool
 from pipeline.store import files as store_files
-from pipeline.store import manager
+from pipeline.store.bad import LOGGED
 from pipeline.store.manager import StorageManager
 from tests.builders import ZONE, tick_line, tick_lines
 
@@ -147,7 +147,7 @@ def test_bad_lines_are_passed_over_and_named(store, tmp_path, caplog):
     path.write_bytes(b"".join(tick_line(seq) + line + b"\n" for seq, line in enumerate(bad, 1)) + b'{"torn')
     assert [tick["seq"] for tick in store.read_ticks_from_file(path)] == [1, 2, 3, 4, 5]
     words = [record.message for record in caplog.records]
-    assert [word.partition(": ")[0] for word in words] == [f"{path} line {line}" for line in (2, 4, 6, 8, 10)]
+    assert [word.partition(",")[0] for word in words] == [f"{path} line {line}" for line in (2, 4, 6, 8, 10)]
     assert all(record.levelno == logging.WARNING for record in caplog.records)
     assert "not a JSON object" in words[1]
 
@@ -157,7 +157,7 @@ def test_a_file_full_of_bad_lines_does_not_fill_the_log(store, tmp_path, caplog)
     path = tmp_path / NAME
     path.write_bytes(b"nonsense\n" * 1000)
     assert store.read_ticks_from_file(path) == []
-    assert len(caplog.records) == manager.BAD_LINES_LOGGED + 1
+    assert len(caplog.records) == LOGGED + 1
     assert "1000 lines" in caplog.records[-1].message
 
 
@@ -168,7 +168,7 @@ def test_a_line_too_long_for_a_tick_is_passed_over(store, tmp_path, caplog, monk
     path = tmp_path / NAME
     path.write_bytes(tick_line(1) + b"x" * 1000 + b"\n" + tick_line(2))
     assert [tick["seq"] for tick in store.read_ticks_from_file(path)] == [1, 2]
-    assert f"{path} line 2: no tick, passed over: 1001 bytes" in caplog.text
+    assert f"{path} line 2, byte {len(tick_line(1))}: no tick: a line of 1001 bytes" in caplog.text
 
 
 def test_old_files_are_cleaned_up(tmp_path, caplog):

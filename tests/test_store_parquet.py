@@ -1,5 +1,6 @@
 """Parts of a day as Parquet: every tick comes back to the byte, and other programs read them as they are."""
 
+from collections.abc import Callable
 from datetime import date, timedelta
 from pathlib import Path
 from typing import Any
@@ -66,10 +67,10 @@ def hive(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @settings(max_examples=60)
 @given(ticks=st.lists(stored_ticks(), max_size=20))
-def test_every_tick_comes_back(tmp_path_factory: pytest.TempPathFactory, ticks: list[StoredTick]) -> None:
+def test_every_tick_comes_back(in_memory: Callable[[], Path], ticks: list[StoredTick]) -> None:
     """Sorted by instrument, those of an instrument in the order of the lines; to the byte."""
     ticks = in_zone(ticks)
-    made = write(tmp_path_factory.mktemp("part"), ticks)
+    made = write(in_memory(), ticks)
     rows = pl.concat([schema(ZONE).to_frame(), *parquet.read_groups(made.path)])
     assert dict(rows.schema) == dict(schema(ZONE))
     expected = sorted(ticks, key=lambda tick: tick.instrument_token)

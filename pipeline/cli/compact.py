@@ -11,16 +11,18 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from pipeline import config
+from pipeline.cli import tables
 from pipeline.cli.options import config_option, json_option, print_json
 from pipeline.config import Config
-from pipeline.errors import ConfigError, MdsError
+from pipeline.errors import MdsError
+from pipeline.readable import counted
 
 # Read when polars is imported: the other cores are the recorder's.
 os.environ["POLARS_MAX_THREADS"] = os.environ.get("POLARS_MAX_THREADS", "1")
 
+from pipeline.store.files import require_folder
 from pipeline.store.parquet.compact import Outcome, closed_days, lock
 from pipeline.store.parquet.compact import compact as compact_day
 
@@ -56,9 +58,7 @@ def compact(dates: tuple[datetime, ...], delete_source: bool, config_file: Path 
     compacted, or a JSONL that should be removed has to stay.
     """
     settings = config.load(config_file).resolved()
-    data_dir = settings.storage.data_dir
-    if not data_dir.is_dir():
-        raise ConfigError(f"{data_dir}: no such folder; storage.data_dir names the one with the data files")
+    require_folder(settings.storage.data_dir)
     held = lock(settings)
     try:
         days = sorted({day.date() for day in dates}) if dates else closed_days(settings)
@@ -93,8 +93,7 @@ def _progress(console: Console, what: str) -> Iterator[Callable[[int, int], None
         click.echo(what, err=True)
         yield lambda _done, _all: None
         return
-    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with tables.progress(console, what) as progress:
         task = progress.add_task("", total=None)
         yield lambda done, all_: progress.update(task, completed=done, total=all_)
 
@@ -103,16 +102,16 @@ def _lines(done: Outcome | _Failed) -> Iterator[str]:
     if isinstance(done, _Failed):
         yield click.style(done.reason, fg="red")
         return
-    mb = done.parquet_bytes / 1e6
+    found = f"{counted(done.ticks, 'tick')} in {done.parquet_bytes / 1e6:,.1f} MB"
     if done.result == "JSONL is gone":
-        yield f"{done.day}: nothing to do, it is Parquet only: {_ticks(done.ticks)} in {mb:,.1f} MB"
+        yield f"{done.day}: nothing to do, it is Parquet only: {found}"
         return
     ratio = f"1/{done.jsonl_bytes / done.parquet_bytes:.1f} of {done.jsonl_bytes / 1e6:,.1f} MB"
     if done.result == "nothing new":
-        yield f"{done.day}: is there already: {_ticks(done.ticks)} in {mb:,.1f} MB, {ratio}"
+        yield f"{done.day}: is there already: {found}, {ratio}"
     else:
         speed = f"{done.new_ticks / max(done.seconds, 1e-6):,.0f} a second"
-        yield f"{done.day}: {_ticks(done.ticks)} in {mb:,.1f} MB, {ratio}, each read back and compared; {speed}"
+        yield f"{done.day}: {found}, {ratio}, each read back and compared; {speed}"
     for bad in done.named:
         yield f"  {bad}"
     if done.bad_lines > len(done.named):
@@ -123,7 +122,3 @@ def _lines(done: Outcome | _Failed) -> Iterator[str]:
         yield "  the JSONL is removed"
     if done.source_kept:
         yield click.style(f"  the JSONL stays: {done.source_kept}", fg="red")
-
-
-def _ticks(number: int) -> str:
-    return f"{number:,} tick{'' if number == 1 else 's'}"

@@ -8,15 +8,14 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from pipeline import config
 from pipeline.cli import tables
 from pipeline.cli.options import config_option, json_option, print_json
 from pipeline.config import Config
-from pipeline.errors import ConfigError, MdsError
+from pipeline.errors import MdsError
 from pipeline.readable import counted, size
-from pipeline.store.files import event_files, tick_files
+from pipeline.store.files import event_files, require_folder, tick_files
 from pipeline.store.keeping import about, inventory
 from pipeline.store.keeping.cleaning import Outcome
 from pipeline.store.keeping.cleaning import clean as clean_up
@@ -137,9 +136,7 @@ def clean(
 
 def _load(config_file: Path | None) -> Config:
     settings = config.load(config_file)
-    data_dir = settings.storage.data_dir
-    if not data_dir.is_dir():
-        raise ConfigError(f"{data_dir}: no such folder; storage.data_dir names the one with the data files")
+    require_folder(settings.storage.data_dir)
     return settings
 
 
@@ -163,8 +160,9 @@ def _count_with_progress(data_dir: Path, counter: Counter) -> None:
         with suppress(FileNotFoundError):  # it is being removed
             if (left := counter.unread(path)) > SOON_READ_BYTES:
                 unread[path] = left
-    columns = (TextColumn("counting"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True, disable=not unread) as progress:
+    if not unread:
+        return
+    with tables.progress(console, "counting") as progress:
         task = progress.add_task("", total=sum(unread.values()))
         for path in unread:
             with suppress(FileNotFoundError):

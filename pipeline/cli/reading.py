@@ -18,7 +18,7 @@ def reading(selected: Selected) -> Iterator[None]:
         with Console(stderr=True).status("reading ticks"):
             yield
     except OSError as error:
-        raise MdsError(f"{error.filename or 'the ticks'}: {error.strerror or error}") from None
+        raise MdsError(f"{error.filename or selected.config.storage.data_dir}: {error.strerror or error}") from None
     except pl.exceptions.PolarsError as error:
         paths = ", ".join(str(file.path) for file in selected.files)
         raise MdsError(f"{paths}: cannot be read: {str(error).partition(chr(10))[0]}") from None

@@ -6,10 +6,10 @@ from typing import Any
 from zoneinfo import ZoneInfo
 
 import click
-from rich.console import Console
 
 from pipeline import answers
 from pipeline.cli.options import InputError, json_option, print_json
+from pipeline.cli.reading import reading
 from pipeline.cli.sources import Selected, sources_options
 from pipeline.client import Client
 from pipeline.config import Config
@@ -41,12 +41,9 @@ def report(selected: Selected, html: Path | None, as_json: bool) -> None:
     """
     if html is not None and not html.absolute().parent.is_dir():
         raise InputError(f"{html}: there is no folder {html.absolute().parent}")
-    try:
-        with Console(stderr=True).status("reading ticks"):  # seconds for a million; only a terminal shows it
-            exported = _export(selected) if as_json else None
-            found = _report(selected) if html is not None or not as_json else None
-    except OSError as error:
-        raise MdsError(f"{error.filename or selected.config.storage.data_dir}: {error.strerror or error}") from None
+    with reading(selected):
+        exported = _export(selected) if as_json else None
+        found = _report(selected) if html is not None or not as_json else None
     if html is not None and found is not None:
         _write(found, html)
     elif found is not None:

@@ -1,10 +1,11 @@
-"""What commands share that print tables."""
+"""What commands share that print tables, or show how far reading files is."""
 
 from collections.abc import Mapping, Sequence
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.measure import Measurement
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -64,3 +65,9 @@ def show(console: Console, made: Table) -> None:
     if width(console, made) > console.width:
         made.padding = (0, 1, 0, 0)
     Console(width=max(console.width, width(console, made))).print(made)
+
+
+def progress(console: Console, what: str) -> Progress:
+    """Return the bar that shows how many bytes of all are done; nothing is left of it in the end."""
+    columns = (TextColumn(what), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console, transient=True)

@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 import orjson
 from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
 from pipeline import config
+from pipeline.cli import tables
 from pipeline.cli.options import config_option, json_option
 from pipeline.errors import MdsError
 from pipeline.extras import way_out
@@ -53,8 +53,7 @@ def _with_progress(snapshot: snapshots.Snapshot) -> Report:
     console = Console(stderr=True)
     if not console.is_terminal:
         return check(snapshot)
-    columns = (TextColumn("verifying"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with tables.progress(console, "verifying") as progress:
         task = progress.add_task("", total=snapshot.bytes)
         return check(snapshot, lambda read: progress.advance(task, read))
 

@@ -16,13 +16,13 @@ from pipeline.store.pieces import EXCHANGE_ZONE, NEEDED, NotTicksError, day, pie
 if TYPE_CHECKING:
     import pandas as pd
 
-BATCH_ROWS: Final = 500_000
+BATCH_ROWS: Final = 500_000  # of ticks that are in memory at once
 PARTS: Final = 16  # of the instruments, whose times are sorted one part after the other: sorting takes five times them
-_TIME_FORM: Final = "%Y-%m-%dT%H:%M:%S%.6f%:z"
 _BEST: Final = ("bid_price_1", "ask_price_1")
+SPREAD: Final = pl.when(pl.min_horizontal(_BEST) > 0).then(pl.col("ask_price_1") - pl.col("bid_price_1"))
+_TIME_FORM: Final = "%Y-%m-%dT%H:%M:%S%.6f%:z"
 _COLUMNS: Final = (*NEEDED, "mode", *_BEST)
 _DIGITS: Final = 7  # the wire's finest price; beyond are errors of adding up, which depend on the order
-_SPREAD: Final = pl.when(pl.min_horizontal(_BEST) > 0).then(pl.col("ask_price_1") - pl.col("bid_price_1"))
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,11 @@ def analyze(frame: pl.LazyFrame | pl.DataFrame) -> Analysis:
     )
 
 
+def busiest(instruments: pl.DataFrame, number: int) -> pl.DataFrame:
+    """Return the rows of the instruments with the most ticks, the busiest first."""
+    return instruments.sort("ticks", "instrument_token", descending=[True, False]).head(number)
+
+
 def analyze_tick_data(df: "pl.DataFrame | pl.LazyFrame | pd.DataFrame") -> dict[str, Any]:
     """Return what is in the ticks of a polars or pandas frame, as a dict of JSON types.
 
@@ -152,9 +157,9 @@ def _read(ticks: pl.LazyFrame) -> tuple[pl.DataFrame, pl.DataFrame]:
     sums = {
         "prices": pl.count("last_price"),
         "price_sum": pl.sum("last_price"),
-        "spreads": _SPREAD.count(),
-        "spread_sum": _SPREAD.sum(),
-        "spread_max": _SPREAD.max(),
+        "spreads": SPREAD.count(),
+        "spread_sum": SPREAD.sum(),
+        "spread_max": SPREAD.max(),
     }
     found, times = [], []
     nothing = pl.DataFrame(schema=ticks.collect_schema())  # for the columns, where there are no ticks

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Literal, NamedTuple, TypeAlias
 
 from pipeline.errors import MdsError
-from pipeline.store.files import Fragment, Place
+from pipeline.store.files import Block, Fragment, Place
+from pipeline.ticks import StoredTick, decode_line
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,18 @@ class BadLineError(MdsError, ValueError):
     def __init__(self, bad: BadLine) -> None:
         super().__init__(str(bad))
         self.bad = bad
+
+
+def sort_out(block: Block) -> tuple[list[StoredTick], list[BadLine]]:
+    """Return the ticks of lines in their order, and the lines that are none."""
+    ticks: list[StoredTick] = []
+    bad: list[BadLine] = []
+    for index, line in enumerate(block.lines):
+        try:
+            ticks.append(decode_line(line))
+        except (ValueError, RecursionError) as error:
+            bad.append(BadLine(block.place(index), str(error)))
+    return ticks, bad
 
 
 OnBad: TypeAlias = Literal["report", "raise"] | Callable[[BadLine], object]

@@ -19,6 +19,7 @@ from typing import Annotated, BinaryIO, Literal, NamedTuple
 import msgspec
 
 from pipeline.config import STATE_FOLDER, Mode
+from pipeline.errors import ConfigError
 from pipeline.files import DATA_FILE, WRITER_LOCK
 
 BLOCK_BYTES = 128 * 2**10  # larger ones are slower: the decoded lines fall out of the processor's cache
@@ -51,6 +52,12 @@ def tick_files(data_dir: Path) -> list[Path]:
 def event_files(data_dir: Path) -> list[Path]:
     """Return the event files of a folder, oldest first."""
     return _named(data_dir, "events_*.jsonl")
+
+
+def require_folder(data_dir: Path) -> None:
+    """Raise ConfigError where there is no such data folder: that is not the same as one without files."""
+    if not data_dir.is_dir():
+        raise ConfigError(f"{data_dir}: no such folder; storage.data_dir names the one with the data files")
 
 
 def _named(data_dir: Path, pattern: str) -> list[Path]:

@@ -10,9 +10,9 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import ConfigError, MdsError
+from pipeline.errors import MdsError
 from pipeline.files import event_file_name
-from pipeline.store.files import GapEvent, event_files, read_events
+from pipeline.store.files import GapEvent, event_files, read_events, require_folder
 
 
 @dataclass
@@ -37,8 +37,7 @@ def read(data_dir: Path, day: date | None = None) -> list[GapEvent]:
 
     Raises MdsError where nothing was recorded: that is not the same as no gaps. OSError where a file cannot be read.
     """
-    if not data_dir.is_dir():
-        raise ConfigError(f"{data_dir}: no such folder; storage.data_dir names the one with the data files")
+    require_folder(data_dir)
     paths = [path for path in event_files(data_dir) if day is None or path.name == event_file_name(day)]
     if not paths:
         name = event_file_name(day) if day else "events_YYYY-MM-DD.jsonl"

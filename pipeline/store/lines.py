@@ -14,10 +14,10 @@ from polars.exceptions import PanicException, PolarsError
 
 from pipeline.config import CONNECTIONS
 from pipeline.errors import MdsError
-from pipeline.store.bad import BadLine
+from pipeline.store.bad import BadLine, sort_out
 from pipeline.store.files import Chunk, as_block
 from pipeline.store.schema import DEPTH, KEY, KINDS, LEVEL, LEVELS, MODE, OHLC, SIDES, TIMES, Kind, is_kind, schema
-from pipeline.ticks import StoredTick, decode_line, encode_lines
+from pipeline.ticks import encode_lines
 
 CHUNK_BYTES: Final = 32 * 2**20  # smaller ones leave a core idle, larger ones only take memory
 
@@ -60,14 +60,7 @@ def read_chunk(chunk: Chunk, timezone: str, columns: Sequence[str] | None = None
     frame = _at_once(chunk.data, timezone, names)
     if frame is not None:
         return Read(frame, [])
-    ticks: list[StoredTick] = []
-    bad: list[BadLine] = []
-    block = as_block(chunk)
-    for index, line in enumerate(block.lines):
-        try:
-            ticks.append(decode_line(line))
-        except (ValueError, RecursionError) as error:
-            bad.append(BadLine(block.place(index), str(error)))
+    ticks, bad = sort_out(as_block(chunk))
     frame = _at_once(encode_lines(ticks), timezone, names)
     if frame is None:
         where = f"{chunk.first.path}, from byte {chunk.first.offset} on"

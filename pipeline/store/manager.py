@@ -16,6 +16,7 @@ import orjson
 from pipeline.config import Config, Storage
 from pipeline.days import Calendar
 from pipeline.files import tick_file_name
+from pipeline.store.bad import BadLine, Judge
 from pipeline.store.files import Fragment, read_blocks, tick_files
 from pipeline.store.keeping.cleaning import clean
 from pipeline.store.keeping.counting import Counter
@@ -23,7 +24,6 @@ from pipeline.store.keeping.counting import Counter
 log = logging.getLogger(__name__)
 
 MIB = 2**20
-BAD_LINES_LOGGED = 10  # of one reading; the rest are counted
 
 
 class StorageManager:
@@ -168,23 +168,20 @@ class StorageManager:
 
 def _ticks(path: Path) -> Iterator[dict[str, Any]]:
     """Yield the ticks of a file as far as it goes now, passing over what is none."""
-    bad = 0
+    judge = Judge(path, "report")
     for block in read_blocks(path, path.stat().st_size):
         if isinstance(block, Fragment):
             if block.kind == "too long":
-                bad += 1
-                _log_bad(bad, path, block.place.line, f"{block.length} bytes, no tick is that long")
+                judge.hear_fragment(block)
             continue  # a torn end is a line that is being written, or that the next writer cuts
         for index, line in enumerate(block.lines):
             try:
                 tick = _tick(line)
             except ValueError as error:
-                bad += 1
-                _log_bad(bad, path, block.place(index).line, str(error))
+                judge.hear(BadLine(block.place(index), str(error)))
             else:
                 yield tick
-    if bad > BAD_LINES_LOGGED:
-        log.warning("%s: %d lines passed over that are no ticks; mds verify names what is wrong", path, bad)
+    judge.end()
 
 
 def _tick(line: bytes) -> dict[str, Any]:
@@ -192,8 +189,3 @@ def _tick(line: bytes) -> dict[str, Any]:
     if not isinstance(tick, dict):
         raise ValueError("not a JSON object")
     return tick
-
-
-def _log_bad(number: int, path: Path, line: int, why: str) -> None:
-    if number <= BAD_LINES_LOGGED:
-        log.warning("%s line %d: no tick, passed over: %s", path, line, why)

@@ -15,9 +15,13 @@ MARGIN_BYTES = 8 * 2**20  # connections are not received in step: the order of t
 
 
 def end_of_lines(path: Path, size: int) -> int:
-    """Return where the last whole line of the first `size` bytes ends; 0 where there is none."""
-    for chunk in chunks_back(path, size):
-        return chunk.offset_of(len(chunk.lines))
+    """Return where the last whole line of the first `size` bytes ends; 0 where there is none. Raises OSError."""
+    with _opened(path) as fd:
+        for end in range(size, 0, -BLOCK_BYTES):
+            start = max(end - BLOCK_BYTES, 0)
+            newline = os.pread(fd, end - start, start).rfind(b"\n") + 1
+            if newline:
+                return start + newline
     return 0
 
 

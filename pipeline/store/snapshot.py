@@ -22,7 +22,7 @@ from zoneinfo import ZoneInfo
 from pipeline import removed
 from pipeline.config import Config
 from pipeline.errors import ConfigError
-from pipeline.store.files import Block, date_of, event_files, is_event_file, read_blocks, tick_files
+from pipeline.store.files import Block, date_of, event_files, is_event_file, read_blocks, require_folder, tick_files
 from pipeline.store.parquet.files import day_folders, parts
 from pipeline.ticks import decode_line
 
@@ -52,9 +52,7 @@ class Snapshot:
     ticks: tuple[Part, ...]
     events: tuple[Part, ...]
     spooled: frozenset[tuple[int, int]]  # (connection_id, epoch) that still have a spool
-    tick_days_left_out: frozenset[
-        date
-    ]  # days with a file in the same folder and none under check, or removed on purpose
+    tick_days_left_out: frozenset[date]  # with a file in the same folder and none under check, or removed on purpose
     event_days_left_out: frozenset[date]
     unreadable_days: frozenset[date]  # in Parquet, which cannot be read here
     zone: ZoneInfo
@@ -96,8 +94,8 @@ def take(config: Config, files: Sequence[Path] = ()) -> Snapshot:
         if not path.is_file():
             raise ConfigError(f"{path}: no such file")
     data_dir = config.storage.data_dir
-    if not given and not data_dir.is_dir():
-        raise ConfigError(f"{data_dir}: no such folder; storage.data_dir names the one with the data files")
+    if not given:
+        require_folder(data_dir)
 
     first_sizes = _sizes(_event_paths(given) if given else event_files(data_dir))
     spooled = _spooled(config.spool_dir)

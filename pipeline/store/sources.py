@@ -11,7 +11,7 @@ from zoneinfo import ZoneInfo
 from pipeline import config
 from pipeline.errors import ConfigError, MdsError
 from pipeline.files import parquet_folder, tick_file_name
-from pipeline.store.files import date_of, tick_files
+from pipeline.store.files import date_of, require_folder, tick_files
 from pipeline.store.parquet.files import day_folders, day_of
 from pipeline.store.selection import Selection
 from pipeline.store.symbols import Symbols
@@ -112,8 +112,6 @@ def _find(source: Source, data_dir: Path) -> list[TickFile]:
     if isinstance(source, date):
         return of_day(source, data_dir)
     if isinstance(source, str) and _DAY.fullmatch(source):
-        if not _is_day(source):
-            raise ConfigError(f"{source}: no such day")
         return of_day(_day(source), data_dir)
     path = Path(source)
     if path.suffix == ".parquet" and path.exists():
@@ -128,24 +126,18 @@ def _find(source: Source, data_dir: Path) -> list[TickFile]:
 
 
 def _all(data_dir: Path) -> list[TickFile]:
-    if not data_dir.is_dir():
-        raise ConfigError(f"{data_dir}: no such folder; storage.data_dir names the one with the data files")
+    require_folder(data_dir)
     found = [file for day in days(data_dir) for file in of_day(day, data_dir)]
     if not found:
         raise MdsError(f"{data_dir}: nothing was recorded, there is no market_data_YYYY-MM-DD.jsonl")
     return found
 
 
-def _is_day(text: str) -> bool:
-    try:
-        _day(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _day(text: str) -> date:
-    return date.fromisoformat(text)
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise ConfigError(f"{text}: no such day") from None
 
 
 def _moment(given: Moment, timezone: str) -> datetime | None:
@@ -157,7 +149,5 @@ def _moment(given: Moment, timezone: str) -> datetime | None:
         raise ConfigError(f"{given!r} is not a time like 2025-10-01T09:15:00") from None
     if not isinstance(moment, datetime):
         moment = datetime(moment.year, moment.month, moment.day)  # noqa: DTZ001  its zone comes next
-    zone = ZoneInfo(timezone)
-    return (
-        moment.astimezone(zone) if moment.tzinfo else moment.replace(tzinfo=zone)
-    )  # polars compares within a zone only
+    zone = ZoneInfo(timezone)  # polars compares within a zone only
+    return moment.astimezone(zone) if moment.tzinfo else moment.replace(tzinfo=zone)

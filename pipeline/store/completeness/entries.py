@@ -4,11 +4,12 @@ from array import array
 from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from itertools import chain
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import msgspec
 
-Moment: TypeAlias = Annotated[datetime, msgspec.Meta(tz=True)]
+from pipeline.store.files import Moment
+
 FIRST_YEAR, LAST_YEAR = 1970, 9000  # no clock says such a year, and no calendar can reckon beyond the last ones
 
 if TYPE_CHECKING:
@@ -16,7 +17,7 @@ if TYPE_CHECKING:
 else:
     Tokens = array  # msgspec looks at it, and knows no array[int]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _US = timedelta(microseconds=1)
 
 
@@ -74,4 +75,4 @@ def decode(lines: Iterable[bytes]) -> Iterator[Entry]:
 
 def microseconds(moment: datetime) -> int:
     """Return a time as microseconds since the epoch."""
-    return (moment - _EPOCH) // _US
+    return (moment - EPOCH) // _US

@@ -83,7 +83,6 @@ class Timeline:
     """All of it, each list in order of time."""
 
     running: list[Span] = field(default_factory=list)  # from the start of the service to its orderly end
-    began_before: bool = False  # the log begins while it runs
     spells: list[Spell] = field(default_factory=list)
     gaps: list[Gap] = field(default_factory=list)
     moves: list[Move] = field(default_factory=list)
@@ -144,8 +143,7 @@ class _Service:
             return
         first = self.timeline.signs[0]
         if not self._heard and (entry.event != "service_started" or first < entry.at):
-            self.timeline.began_before = True
-            self._since = first
+            self._since = first  # the log begins while it runs
         self._heard = True
         if entry.event == "service_started":
             self._starting = entry.at
@@ -193,7 +191,6 @@ class _Service:
         if self._since is not None:
             self.timeline.running.append((self._since, FOREVER))
         elif not self._heard and self.timeline.signs:  # no word of a supervisor: it may have been there all the time
-            self.timeline.began_before = True
             self.timeline.running.append((self.timeline.signs[0], FOREVER))
         self.timeline.running = merged(self.timeline.running)
         for move in self.timeline.moves:

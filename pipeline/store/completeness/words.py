@@ -2,11 +2,12 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
 
 from pipeline.store.completeness.completeness import US_PER_S, Day, Loss, Missed, Recorded
+from pipeline.store.completeness.entries import EPOCH
 from pipeline.store.completeness.spans import length
 from pipeline.store.completeness.timeline import FOREVER, Gap
 
@@ -15,8 +16,6 @@ NAMED = 5  # instruments
 DAYS_SHOWN = 7
 
 Name = Callable[[int], str | None]
-
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def to_json(days: Sequence[Day], zone: ZoneInfo) -> dict[str, Any]:
@@ -219,7 +218,7 @@ def seconds(microseconds: int | None) -> float | None:
 
 def moment(microseconds: int, zone: ZoneInfo) -> datetime:
     """Return a time in a time zone."""
-    return (_EPOCH + timedelta(microseconds=microseconds)).astimezone(zone)
+    return (EPOCH + timedelta(microseconds=microseconds)).astimezone(zone)
 
 
 def stamp(microseconds: int, zone: ZoneInfo) -> str:

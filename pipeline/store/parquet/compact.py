@@ -30,7 +30,8 @@ from pipeline.store.keeping import closed
 from pipeline.store.keeping.removal import remove
 from pipeline.store.parquet.files import is_part
 from pipeline.store.parquet.io import Part, chain, head_of, read_footer, read_parts
-from pipeline.store.parquet.part import PART_BYTES, Source, prove_part, whole_end, write_part
+from pipeline.store.parquet.part import PART_BYTES, Source, prove_part, write_part
+from pipeline.store.seek import end_of_lines
 
 LEAST_RATIO: Final = 4  # a part is at most this share of its JSONL, as far as room is made sure of
 BAD_NAMED: Final = 20  # of a day; all are counted
@@ -121,7 +122,7 @@ class _Work:
             size = self._source.stat().st_size
         except FileNotFoundError:
             return self._without_source()
-        end = whole_end(self._source, size)
+        end = end_of_lines(self._source, size)
         timezone = self._config.storage.timezone
         source = Source(self._source, self._day, timezone, head_of(self._source), end)
         known = self._known(source.head)

@@ -83,7 +83,7 @@ class Writer:
             self._path.unlink(missing_ok=True)
 
 
-def _to_arrow(rows: pl.DataFrame) -> "pa.Table":
+def _to_arrow(rows: pl.DataFrame) -> pa.Table:
     return rows.to_arrow(compat_level=pl.CompatLevel.oldest())
 
 

@@ -26,19 +26,6 @@ BAD_NAMED: Final = 10  # of a part; all are counted
 OnRead = Callable[[int], None]  # is told the bytes of JSONL that were read
 
 
-def whole_end(source: Path, size: int) -> int:
-    """Return where the last whole line within the first `size` bytes ends. Raises OSError."""
-    step = 2**20
-    with source.open("rb") as file:
-        for end in range(size, 0, -step):
-            begin = max(end - step, 0)
-            file.seek(begin)
-            newline = file.read(end - begin).rfind(b"\n") + 1
-            if newline:
-                return begin + newline
-    return 0
-
-
 @dataclass(frozen=True)
 class Source:
     """The JSONL of a day: `end` is that of its last whole line, `head` a digest of its first."""

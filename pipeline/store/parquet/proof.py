@@ -11,7 +11,7 @@ from typing import Final
 import numpy as np
 import polars as pl
 
-from pipeline.store.bad import BadLine
+from pipeline.store.bad import BadLine, sort_out
 from pipeline.store.files import Chunk, as_block
 from pipeline.store.parquet.text import split, to_lines
 from pipeline.ticks import StoredTick, decode_line, encode_lines
@@ -34,12 +34,10 @@ def prove(rows: pl.DataFrame, chunks: Sequence[Chunk]) -> list[BadLine]:
         return []
     ticks: list[StoredTick] = []
     bad: list[BadLine] = []
-    for block in map(as_block, chunks):
-        for index, line in enumerate(block.lines):
-            try:
-                ticks.append(decode_line(line))
-            except (ValueError, RecursionError) as error:
-                bad.append(BadLine(block.place(index), str(error)))
+    for chunk in chunks:
+        some, others = sort_out(as_block(chunk))
+        ticks += some
+        bad += others
     _compare(rows, ticks)
     return bad
 

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 
+from pipeline.store import analysis
 from pipeline.store.completeness.completeness import US_PER_S, Day
 from pipeline.store.completeness.spans import Span, overlap
 from pipeline.store.completeness.timeline import Interval
@@ -199,7 +200,7 @@ def latencies(figures: Figures) -> Chart:
 
 def busiest(instruments: pl.DataFrame, label: Label) -> Chart:
     """Return the instruments with the most ticks."""
-    some = instruments.sort("ticks", "instrument_token", descending=[True, False]).head(BARS)
+    some = analysis.busiest(instruments, BARS)
     return _ranking(map(label, some["instrument_token"]), some["ticks"].to_list(), "ticks", "--one", "%{x:,} ticks")
 
 

@@ -12,12 +12,11 @@ from typing import Final
 
 import polars as pl
 
-from pipeline.store.analysis import Analysis, analyze
+from pipeline.store.analysis import BATCH_ROWS, SPREAD, Analysis, analyze, busiest
 from pipeline.store.frames import TickFrame
 from pipeline.store.schema import TIMEZONE
 
 POINTS: Final = 1000  # of a line, at most
-BATCH_ROWS: Final = 500_000
 BATCHES_KEPT: Final = 16  # before their points are thinned out together
 LATENCY_STEP_MS: Final = 20
 LATENCY_MS: Final = (-1000, 10_000)  # what is earlier or later counts as that
@@ -31,9 +30,6 @@ _FULL_ONLY: Final = {
     "ask_price_1": pl.lit(None, pl.Float64),
 }
 _COLUMNS: Final = ("timestamp", "connection_id", "instrument_token", "last_price", *_FULL_ONLY)
-_SPREAD: Final = pl.when(pl.min_horizontal("bid_price_1", "ask_price_1") > 0).then(
-    pl.col("ask_price_1") - pl.col("bid_price_1")
-)
 
 
 @dataclass(frozen=True)
@@ -59,13 +55,11 @@ class Figures:
     ticked: dict[date, set[int]]  # the instruments of each day
 
 
-def measure(frame: TickFrame, tokens: Sequence[int] | None, busiest: int) -> Figures:
-    """Return the figures of ticks, with the prices of `tokens`, or of the so many busiest instruments."""
+def measure(frame: TickFrame, tokens: Sequence[int] | None, number: int) -> Figures:
+    """Return the figures of ticks, with the prices of `tokens`, or of `number` instruments, the busiest."""
     analysis = analyze(frame)
     if tokens is None:
-        tokens = analysis.instruments.sort("ticks", "instrument_token", descending=[True, False])[
-            "instrument_token"
-        ].to_list()[:busiest]
+        tokens = busiest(analysis.instruments, number)["instrument_token"].to_list()
     start, end = analysis.start, analysis.end
     if start is None or end is None:
         return _nothing(analysis)
@@ -114,7 +108,7 @@ class _Drawn:
         self._delays.append(timed.group_by(self._time, (ms // LATENCY_STEP_MS).alias("bucket")).len("ticks"))
         chosen = batch.filter(pl.col("instrument_token").is_in(self._tokens))
         self._prices.append(self._extremes(_points(chosen, pl.col("last_price"))))
-        self._spreads.append(self._extremes(_points(chosen, _SPREAD)))
+        self._spreads.append(self._extremes(_points(chosen, SPREAD)))
         if len(self._counts) > BATCHES_KEPT:
             self._thin_out()
 
@@ -138,14 +132,14 @@ class _Drawn:
     def finish(self, analysis: Analysis, start: datetime, end: datetime) -> Figures:
         """Return all of it."""
         self._thin_out()
-        busiest = self._seconds[0].sort("ticks", "time", descending=[True, False]).row(0)
+        peak = self._seconds[0].sort("ticks", "time", descending=[True, False]).row(0)
         delays = self._delays[0].sort("time", "bucket")
         prices, spreads = (some[0].sort("timestamp") for some in (self._prices, self._spreads))
         return Figures(
             analysis=analysis,
             step=timedelta(seconds=self._step_s),
             rates=self._rates(start, end),
-            peak=(busiest[0], busiest[1]),
+            peak=(peak[0], peak[1]),
             latency=_quantiles(delays),
             latencies=delays.group_by(ms=pl.col("bucket") * LATENCY_STEP_MS).agg(pl.sum("ticks")).sort("ms"),
             prices=[Price(token, _of(prices, token), _of(spreads, token)) for token in self._tokens],

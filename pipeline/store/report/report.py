@@ -16,15 +16,11 @@ import orjson
 import polars as pl
 from plotly.offline import get_plotlyjs
 
+from pipeline.store.analysis import busiest
 from pipeline.store.completeness.completeness import Day
 from pipeline.store.completeness.entries import microseconds
 from pipeline.store.completeness.spans import Span
-from pipeline.store.completeness.words import (
-    Name,
-    clock,
-    summary,
-    verdict,
-)
+from pipeline.store.completeness.words import Name, clock, summary, verdict
 from pipeline.store.report import charts, tables
 from pipeline.store.report.figures import Figures
 from pipeline.store.report.page import PAGE, POLICY, SCRIPT, STYLE
@@ -109,7 +105,7 @@ def lines(report: Report) -> Iterator[str]:
     yield from summary(report.days, report.zone, report.name)
     if not report.days:
         yield "There is no event log, so nobody knows what was missed."
-    top = report.instruments.sort("ticks", "instrument_token", descending=[True, False]).head(TOP_SHOWN)
+    top = busiest(report.instruments, TOP_SHOWN)
     if top.height:
         yield "busiest instruments:"
     for row in top.iter_rows(named=True):

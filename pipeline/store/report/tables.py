@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 import polars as pl
 
+from pipeline.store.analysis import busiest
 from pipeline.store.completeness.completeness import US_PER_S, Day
 from pipeline.store.completeness.spans import length
 from pipeline.store.completeness.words import Name, causes, clock, duration, named, worst
@@ -63,7 +64,7 @@ def missed(days: Sequence[Day], zone: ZoneInfo, name: Name) -> Iterator[str]:
 
 def instruments(found: pl.DataFrame, days: Sequence[Day], label: Callable[[int], str]) -> Iterator[str]:
     """Yield the section of the busiest instruments."""
-    some = found.sort("ticks", "instrument_token", descending=[True, False]).head(INSTRUMENTS_SHOWN)
+    some = busiest(found, INSTRUMENTS_SHOWN)
     if not some.height:
         return
     lost: dict[int, int] = defaultdict(int)
