@@ -111,6 +111,7 @@ def test_parquet(mds, tmp_path):
         (["--out", "a.txt"], "a.txt: name it .csv, .json, .jsonl, .parquet, or say --format"),
         (["--interval", "1x"], "'1x' is not an interval like"),
         (["--out", "market_data"], "is a directory"),
+        (["--json", "--format", "csv"], "--json and --format csv cannot go together"),
         (["--out", "/dev/null", "--format", "csv", "--force"], "/dev/null is there; --force replaces it, if it is a"),
     ],
 )
@@ -175,6 +176,13 @@ def test_a_file_that_goes_away(mds, data_dir, monkeypatch):
     assert mds() == (1, "", "mds: market_data/market_data_2025-10-01.jsonl: No such file or directory\n")
 
 
+def test_a_file_that_cannot_be_made(mds):
+    """It is told in a line, though there is nothing to clear away."""
+    name = f"{'x' * 246}.csv"  # with what an unfinished one has behind it too long for a file system
+    code, out, err = mds("--out", name)
+    assert (code, out, err) == (1, "", f"mds: {name}: not written: File name too long\n")
+
+
 def test_a_reader_that_has_enough(tmp_path):
     """`mds bars | head -1` ends without a word."""
     argv = [sys.executable, "-m", "pipeline", "bars", "--interval", "1s"]
@@ -191,4 +199,4 @@ def test_a_full_disk_behind_the_standard_output(tmp_path):
     argv = [sys.executable, "-m", "pipeline", "bars"]
     with Path("/dev/full").open("wb") as full:
         ended = subprocess.run(argv, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, check=False)
-    assert (ended.returncode, ended.stderr) == (1, b"mds: standard output: No space left on device\n")
+    assert (ended.returncode, ended.stderr) == (1, b"mds: cannot write: No space left on device\n")

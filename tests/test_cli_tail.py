@@ -126,7 +126,7 @@ def test_what_a_tick_of_others_has_is_shown_as_far_as_it_goes(folder):
 @pytest.mark.parametrize(
     ("arguments", "code", "told"),
     [
-        (["--no-follow"], 1, "market_data: nothing is stored yet, there is no market_data_YYYY-MM-DD.jsonl"),
+        (["--no-follow"], 1, "market_data: there is no market_data_YYYY-MM-DD.jsonl yet"),
         (["INFY"], 2, "no list of instruments"),
         (["--lines", "5", "--from-start"], 2, "cannot go together"),
         (["--mode", "depth"], 2, "depth"),

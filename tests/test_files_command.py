@@ -3,8 +3,11 @@
 import errno
 import json
 import os
+import subprocess
+import sys
 from datetime import datetime, timedelta
 from functools import partial
+from pathlib import Path
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -19,7 +22,7 @@ date       ticks   size first    last     stored as events
 2025-10-02     0 0.0 MB -        -        none           1
 2025-10-03     ? 0.0 MB -        -        parquet        -
 all            3 0.0 MB
-Not in these ticks: 1 day in Parquet, which takes pyarrow to count.
+Not in these ticks: 1 day in Parquet that cannot be counted: damaged, or pyarrow is not installed.
 """
 
 
@@ -238,3 +241,12 @@ def test_today_stays(mds, data_dir):
     mds("clean", "--keep-days", "0", "--parquet")
     assert all(path.exists() for path in paths)
     assert parquet_folder(data_dir, today).exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["info", "2025-10-01"], ["clean", "--dry-run"]])
+def test_an_output_that_cannot_be_written(tmp_path, arguments):
+    """It is told in a line, and not as if the data folder were full."""
+    argv = [sys.executable, "-m", "pipeline", "files", *arguments]
+    with Path("/dev/full").open("wb") as full:
+        ended = subprocess.run(argv, cwd=tmp_path, stdout=full, stderr=subprocess.PIPE, check=False)
+    assert (ended.returncode, ended.stderr) == (1, b"mds: cannot write: No space left on device\n")

@@ -11,6 +11,7 @@ from pathlib import Path
 import plotly.graph_objects as go
 import pytest
 
+from pipeline.files import parquet_folder
 from pipeline.store.report import export
 from pipeline.ticks import Depth, DepthLevel, FullTick, Ohlc, QuoteTick, encode_lines
 from tests.builders import DAY
@@ -209,16 +210,17 @@ def test_several_days(mds, tmp_path, data_dir):
     page = (tmp_path / "page.html").read_text()
     assert "Recording of 2025-10-01 to 2025-10-02" in page
     assert "On 2 of 2 days something was missed, or nobody knows." in page
+    assert "<dt>received whole</dt><dd>2<small>2 missed something, of 1 day nobody knows</small></dd>" in page
     assert len(charts_of(page)["rates"]["data"][0]["x"]) <= 1000
 
 
-@pytest.mark.parametrize("arguments", [(), ("--json",), ("--html", "day.html")])
-def test_ticks_that_cannot_be_read(mds, data_dir, arguments):
-    """They are named in a line."""
-    path = data_dir / "damaged.parquet"
-    path.write_bytes(b"PAR1, and no more")
-    code, out, error = mds(str(path), *arguments)
-    assert (code, out) == (1, "")
-    assert error.startswith("mds: ")
-    assert str(path) in error
-    assert len(error.splitlines()) == 1
+@pytest.mark.parametrize("arguments", [[], ["--json"], ["--html", "page.html"]])
+def test_damaged_parquet(mds, tmp_path, data_dir, arguments):
+    """One line that names it."""
+    folder = parquet_folder(data_dir, DAY)
+    folder.mkdir(parents=True)
+    (folder / "part-00000.parquet").write_bytes(b"PAR1 and no more")
+    (data_dir / f"market_data_{DAY}.jsonl").unlink()
+    code, out, error = mds(*arguments)
+    assert (code, out, error.count("\n")) == (1, "", 1)
+    assert f"{folder.relative_to(tmp_path)}: cannot be read" in error

@@ -159,6 +159,17 @@ def test_an_empty_file(tmp_path: Path) -> None:
     assert day.compact().result == "JSONL is gone"
 
 
+def test_a_jsonl_that_must_not_be_removed(day: Day, tmp_path: Path) -> None:
+    """It is compacted all the same: a link stays, and what it points to."""
+    elsewhere = tmp_path / "elsewhere.jsonl"
+    day.source.rename(elsewhere)
+    day.source.symlink_to(elsewhere)
+    outcome = day.compact(delete_source=True)
+    assert (outcome.result, outcome.ticks, outcome.source_deleted) == ("compacted", 200, False)
+    assert "no regular file" in outcome.source_kept
+    assert (day.source.is_symlink(), elsewhere.read_bytes()) == (True, LINES)
+
+
 @pytest.mark.parametrize("torn", [1, 100])
 def test_a_torn_end_is_left_out(tmp_path: Path, torn: int) -> None:
     """What is whole is compacted, the JSONL stays, and is what is read."""

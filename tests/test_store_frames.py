@@ -221,3 +221,14 @@ def test_what_cannot_be_read(folder: Path, source: Any, options: dict[str, Any],
         pipeline.read_ticks(source, **arguments)
     with pytest.raises(MdsError, match=words):
         pipeline.iter_ticks(source, **arguments)
+
+
+def test_nothing_is_asked_for(folder: Path) -> None:
+    """No days, no modes, no instruments: no ticks, with all columns."""
+    for found in (
+        read([], data_dir=folder),
+        read([], data_dir=folder, dedupe=True),
+        read(data_dir=folder, modes=[]),
+        read(data_dir=folder, tokens=[]),
+    ):
+        assert (found.height, found.columns) == (0, list(COLUMNS))

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+from pipeline.files import parquet_folder
 from pipeline.spool import Incoming, Spool
 from pipeline.store import files as store_files
 from pipeline.store.bad import LOGGED
@@ -53,6 +54,15 @@ def test_a_folder_that_is_not_there_has_no_ticks(tmp_path, caplog):
     assert (store.read_ticks_today(), store.read_ticks_from_file(path)) == ([], [])
     assert [str(path) in record.message for record in caplog.records] == [False, True]
     assert not (tmp_path / "none").exists()
+
+
+def test_a_day_that_is_parquet_only(store, tmp_path, caplog):
+    """Its file is gone, and nobody says that its ticks are."""
+    folder = parquet_folder(tmp_path, date(2025, 10, 1))
+    folder.mkdir(parents=True)
+    (folder / "part-00000.parquet").touch()
+    assert store.read_ticks_from_file(tmp_path / NAME) == []
+    assert 'the day is there as Parquet, pipeline.read_ticks("2025-10-01") reads it' in caplog.text
 
 
 def test_the_day_s_file_is_read_and_counted(tmp_path):

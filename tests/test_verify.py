@@ -328,6 +328,15 @@ class TestChain:
         recording.spool(1, E2)
         assert recording.check().chain == "ok"
 
+    def test_a_spool_that_was_lost_explains_nothing_that_came_after(self, recording):
+        """The epoch that tells of it has its own ticks still to show."""
+        recording.gap(1, E2, 2, cause="spool lost")
+        recording.event(1, E2, 3, "stopped", last_seq=10)
+        assert recording.check().ok
+        del recording.lines[TICKS][-1]
+        report = recording.check()
+        assert (report.ok, report.chain, report.missing) == (False, "broken", 1)
+
     def test_an_epoch_without_its_event_breaks_it(self, recording):
         """Nobody could tell what came before."""
         recording.ticks(2, E3, 1, 5)
@@ -733,6 +742,14 @@ class TestCommand:
         assert "connection 1, 2025-10-01 09:15:20 to 09:15:22 (2.5 s): silent, 1 instrument" in result.stdout
         assert "\x1b" not in result.stdout
 
+    def test_what_nobody_knows_the_length_of_is_not_told_as_short(self, run, data):
+        """Of some interruptions the beginning is not known."""
+        data.gap(2, E1, 3, cause="spool lost", **{"from": None})
+        data.save()
+        told = run().stdout
+        assert "0.0 s in all, and 1 time nobody knows how long" in told
+        assert "connection 2, ? to 09:15:22 (nobody knows how long): spool lost" in told
+
     def test_it_says_what_is_wrong_and_where(self, run, data):
         """The verdict comes last, exit 1."""
         del data.lines[TICKS][1]
@@ -763,7 +780,7 @@ class TestCommand:
         }
         expected |= {"events": 6, "pending": 0, "chain": "ok", "ok": False}
         assert {key: answer[key] for key in expected} == expected
-        assert answer["interruptions"] == {"silent": {"count": 1, "seconds": 2.5}}
+        assert answer["interruptions"] == {"silent": {"count": 1, "seconds": 2.5, "unknown": 0}}
         assert answer["recorded_gaps"][0]["to"] == "2025-10-01T09:15:22.500000+05:30"
         [problem] = answer["problems"]
         assert (problem["kind"], Path(problem["file"]).name, problem["line"]) == ("duplicate", TICKS, 26)

@@ -127,3 +127,23 @@ def test_without_the_packages_it_is_said(recording: Recording, monkeypatch: pyte
     done = shown(recording.data_dir)
     assert "Not checked: 1 day in Parquet" in done.output
     assert "pip install" in done.output
+
+
+def test_where_nothing_can_be_read_nothing_is_called_wrong(
+    recording: Recording, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All days are Parquet, and the packages for it are missing: exit 1, since nothing is proved either."""
+    compacted(recording, 0, 1)
+    monkeypatch.setitem(sys.modules, "pipeline.store.parquet.io", None)
+    done = CliRunner().invoke(command, env={"MDS_STORAGE__DATA_DIR": str(recording.data_dir)})
+    assert (done.exit_code, done.stdout.splitlines()[-1]) == (1, "Nothing was checked.")
+
+
+def test_a_damaged_part_is_named_once(recording: Recording) -> None:
+    """With the way out."""
+    compacted(recording, 0)
+    [path] = parts(parquet_folder(recording.data_dir, DAYS[0]))
+    path.write_bytes(b"PAR1")
+    done = shown(recording.data_dir)
+    assert (done.exit_code, done.output.count(str(path))) == (1, 1)
+    assert f"  invalid: {path}: cannot be read as a part of a day: " in done.output

@@ -1,5 +1,7 @@
 """The commands. Click only: what they do is done elsewhere."""
 
+import errno
+import os
 import sys
 from importlib import import_module
 
@@ -62,6 +64,7 @@ _MODULES = {
     **{name: name for name in ("top", "events")},
     **dict.fromkeys((*_SECTIONS["Change what is recorded"], *_SECTIONS["Step in"]), "changes"),
 }
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of an output: to a file on a full disk
 
 
 class _Commands(click.Group):
@@ -111,3 +114,16 @@ def main() -> None:
     except MdsError as error:
         click.echo(f"mds: {error}", err=True)
         sys.exit(error.exit_code)
+    except OSError as error:
+        if error.filename is not None or error.errno not in _UNWRITABLE:
+            raise
+        drop_output()
+        click.echo(f"mds: cannot write: {error.strerror}", err=True)
+        sys.exit(1)
+
+
+def drop_output() -> None:
+    """Let the end of the process not try again to write what could not be written."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

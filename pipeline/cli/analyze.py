@@ -19,6 +19,7 @@ from pipeline.store.analysis import Analysis
 from pipeline.store.analysis import analyze as find_out
 
 SHOWN: Final = 20  # instruments
+SLOW: Final = 10  # ticks a second, told with decimals below
 UNKNOWN: Final = "-"
 SORTS: Final = {
     "ticks": "ticks",
@@ -70,7 +71,7 @@ def analyze(*, selected: Selected, sort: str, top: int | None, as_json: bool) ->
 def _summary(found: Analysis) -> Iterator[str]:
     told = found.summary()
     start, end = (moment(time) if time else UNKNOWN for time in told["time_range"].values())
-    rate = f", {found.rate:,.0f} ticks/s" if found.rate else ""
+    rate = f", {found.rate:,.{0 if found.rate >= SLOW else 2}f} ticks/s" if found.rate else ""
     yield (
         f"{counted(found.total_ticks, 'tick')} of {counted(found.unique_instruments, 'instrument')}, "
         f"{start} to {end}, in {span(found.seconds)}{rate}"

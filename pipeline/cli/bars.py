@@ -1,6 +1,7 @@
 """`mds bars`: OHLCV bars of recorded ticks, to the standard output or into a file."""
 
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO, Final
 
@@ -42,6 +43,8 @@ def bars(*, selected: Selected, interval: str, form: str | None, out: Path | Non
 
     Exits with 1 where there are no ticks.
     """
+    if as_json and form not in (None, "json"):
+        raise click.UsageError(f"--json and --format {form} cannot go together")
     form = _form("json" if as_json else form, out)
     if out is not None and out.exists() and not (force and out.is_file()):
         raise click.UsageError(f"{out} is there; --force replaces it, if it is a file")
@@ -92,13 +95,8 @@ def _texts(found: pl.DataFrame, form: str) -> Iterator[str]:
 
 
 def _print(found: pl.DataFrame, form: str) -> None:
-    try:
-        for text in _texts(found, form):
-            click.echo(text, nl=False)
-    except BrokenPipeError:
-        raise  # whoever reads has enough: click ends the command quietly
-    except OSError as error:
-        raise MdsError(f"standard output: {error.strerror}") from None
+    for text in _texts(found, form):
+        click.echo(text, nl=False)
 
 
 def _write(found: pl.DataFrame, form: str, out: Path) -> None:
@@ -111,7 +109,8 @@ def _write(found: pl.DataFrame, form: str, out: Path) -> None:
     except (OSError, pl.exceptions.PolarsError) as error:
         raise MdsError(f"{out}: not written: {getattr(error, 'strerror', None) or error}") from None
     finally:
-        unfinished.unlink(missing_ok=True)
+        with suppress(OSError):  # it could not be made
+            unfinished.unlink(missing_ok=True)
 
 
 def _fill(file: BinaryIO, found: pl.DataFrame, form: str) -> None:

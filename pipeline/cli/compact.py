@@ -106,7 +106,8 @@ def _lines(done: Outcome | _Failed) -> Iterator[str]:
     if done.result == "JSONL is gone":
         yield f"{done.day}: nothing to do, it is Parquet only: {found}"
         return
-    ratio = f"1/{done.jsonl_bytes / done.parquet_bytes:.1f} of {done.jsonl_bytes / 1e6:,.1f} MB"
+    share = f"1/{done.jsonl_bytes / done.parquet_bytes:.1f} of " if done.jsonl_bytes > done.parquet_bytes else "JSONL: "
+    ratio = f"{share}{done.jsonl_bytes / 1e6:,.1f} MB"
     if done.result == "nothing new":
         yield f"{done.day}: is there already: {found}, {ratio}"
     else:

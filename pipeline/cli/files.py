@@ -35,8 +35,9 @@ SAID_OTHERWISE = ("exists", "filename", "size_mb", "created")  # facts of a file
 def files(context: click.Context, config_file: Path | None, as_json: bool) -> None:
     """List the days that are stored: ticks, size, first and last tick, and in which form.
 
-    "?" stands where nobody knows: counting a day in Parquet needs pyarrow. Whole lines are counted, as far as they are
-    written by now. The recorder counts along, so files are read only where it does not know, and once.
+    "?" stands where nobody knows: a day in Parquet cannot be counted where it is damaged, or pyarrow is not installed.
+    Whole lines are counted, as far as they are written by now. The recorder counts along, so files are read only where
+    it does not know, and once.
     """
     context.obj = (config_file, as_json)
     if context.invoked_subcommand:
@@ -108,11 +109,10 @@ def clean(
     """
     settings = _load(config_file or given[0])
     outcomes = []
-    with _reading(settings):
-        for outcome in clean_up(settings, keep_days, parquet=parquet, dry_run=dry_run):
-            outcomes.append(outcome)
-            if not (as_json or given[1]):
-                click.echo(_outcome(outcome, dry_run=dry_run))
+    for outcome in _clean(settings, keep_days, parquet=parquet, dry_run=dry_run):
+        outcomes.append(outcome)
+        if not (as_json or given[1]):
+            click.echo(_outcome(outcome, dry_run=dry_run))
     removed = [outcome for outcome in outcomes if outcome.what == "removed"]
     freed = sum(outcome.bytes for outcome in removed)
     if as_json or given[1]:
@@ -132,6 +132,12 @@ def clean(
     else:
         click.echo(f"{counted(len(removed), 'file')} removed, {size(freed)}.")
     sys.exit(1 if any(outcome.what == "failed" for outcome in outcomes) else 0)
+
+
+def _clean(settings: Config, keep_days: int, *, parquet: bool, dry_run: bool) -> Iterator[Outcome]:
+    """Do it; what goes wrong where the outcomes are printed is not of the data folder."""
+    with _reading(settings):
+        yield from clean_up(settings, keep_days, parquet=parquet, dry_run=dry_run)
 
 
 def _load(config_file: Path | None) -> Config:
@@ -185,7 +191,10 @@ def _show(found: list[Day]) -> None:
     table.add_row("all", f"{total.ticks:,}", size(total.bytes), "", "", "", "")
     tables.show(Console(), table)
     if total.unknown:
-        click.echo(f"Not in these ticks: {counted(total.unknown, 'day')} in Parquet, which takes pyarrow to count.")
+        click.echo(
+            f"Not in these ticks: {counted(total.unknown, 'day')} in Parquet that cannot be counted: damaged, or "
+            "pyarrow is not installed."
+        )
 
 
 def _clock(day: Day, stamp: str | None) -> str:

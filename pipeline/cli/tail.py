@@ -48,8 +48,8 @@ def tail(
     A SYMBOL is NSE:INFY, or INFY where only one exchange has it; it is looked up in the newest
     instruments_YYYY-MM-DD.csv or .csv.gz in the data folder.
 
-    It reads the files and goes on over midnight and restarts of the service, which need not be running. With --json it
-    prints the lines as they are stored.
+    It reads the JSONL files and goes on over midnight and restarts of the service, which need not be running. With
+    --json it prints the lines as they are stored.
     """
     if from_start and lines is not None:
         raise click.UsageError("--from-start and --lines cannot go together", click.get_current_context())
@@ -59,7 +59,7 @@ def tail(
     output = _Output(symbols, as_json=as_json)
     with until_unwanted():
         if not tick_files(storage.data_dir):
-            nothing = f"{storage.data_dir}: nothing is stored yet, there is no market_data_YYYY-MM-DD.jsonl"
+            nothing = f"{storage.data_dir}: there is no market_data_YYYY-MM-DD.jsonl yet, and no other form is followed"
             if no_follow:
                 raise MdsError(nothing)
             click.echo(f"{nothing}; waiting for it", err=True)

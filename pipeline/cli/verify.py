@@ -107,7 +107,8 @@ def _interruptions(report: Report) -> Iterator[str]:
         return
     yield "Interruptions on record, times in which ticks could not be received:"
     for cause, found in sorted(report.interruptions.items()):
-        yield f"  {cause:14} {_count(found.count, 'time'):>10}  {found.seconds:12,.1f} s in all"
+        unknown = f", and {_count(found.unknown, 'time')} nobody knows how long" if found.unknown else ""
+        yield f"  {cause:14} {_count(found.count, 'time'):>10}  {found.seconds:12,.1f} s in all{unknown}"
     yield "  the latest:"
     for gap in list(report.recorded_gaps)[-GAPS_SHOWN:]:
         yield f"    {_gap(gap)}"
@@ -121,6 +122,8 @@ def _verdict(report: Report) -> str:
         )
     if report.ok:
         return f"All {report.ticks:,} ticks are there, each once, in order."
+    if not report.files:
+        return "Nothing was checked."
     wrong = [
         (report.missing, f"{_count(report.missing, 'tick')} missing"),
         (report.gaps, f"{_count(report.gaps, 'gap')} in the numbers ({report.gaps_recorded:,} on record)"),
@@ -141,12 +144,13 @@ def _gap(gap: GapEvent) -> str:
     since = gap.since.strftime("%Y-%m-%d %H:%M:%S") if gap.since else "?"
     until = gap.until.strftime("%H:%M:%S") if gap.until else "?"
     instruments = _count(len(gap.instruments), "instrument")
-    return f"connection {gap.connection_id}, {since} to {until} ({gap.seconds:,.1f} s): {gap.cause}, {instruments}"
+    seconds = f"{gap.seconds:,.1f} s" if gap.since and gap.until else "nobody knows how long"
+    return f"connection {gap.connection_id}, {since} to {until} ({seconds}): {gap.cause}, {instruments}"
 
 
 def _problem(problem: Problem) -> str:
     place = ""
-    if problem.place:
+    if problem.place and not problem.message.startswith(f"{problem.place.path}: "):
         path, line, offset = problem.place
         place = f"{path}:{line} (byte {offset}): " if line else f"{path}: "  # no line: a Parquet part
     return f"{problem.kind}: {place}{problem.message}"

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 
 from pydantic import ValidationError
 
+from pipeline.cli import drop_output
 from pipeline.client import Client, Wait, poll
 from pipeline.config import Config
 from pipeline.days import Calendar
@@ -105,7 +106,7 @@ def until_unwanted() -> Iterator[None]:
     except KeyboardInterrupt:
         pass
     except OSError as error:
-        _drop_output()
+        drop_output()
         if error.errno not in _NOT_WANTED:
             raise MdsError(f"standard output: {error.strerror}") from None
 
@@ -117,10 +118,3 @@ def pause(seconds: float) -> None:
         output.register(sys.stdout, 0)
     if output.poll(max(seconds, 0.0) * 1000):
         raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
-
-
-def _drop_output() -> None:
-    """Let the end of the process find nobody to complain to."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
-    os.close(nowhere)

@@ -139,7 +139,7 @@ class _Link:
             self.verdict.pending += missing
         elif self.snapshot.hides_ticks(self.snapshot.begun_on(epoch), witness.timestamp.date()):
             return
-        elif unexplained(first, last, epoch, self.gaps) and not self._spool_was_lost():
+        elif unexplained(first, last, epoch, self.gaps) and (epoch == self.number or not self._spool_was_lost()):
             self.verdict.missing += missing
             self._break(f"says that {epoch} had {last} ticks; {first} to {last} are missing at its end")
         else:
@@ -160,7 +160,7 @@ class _Link:
         return any(gap.written_in == self.number for gap in self.gaps)
 
     def _spool_was_lost(self) -> bool:
-        """Tell whether the new epoch says so, without knowing which ticks were in it."""
+        """Tell whether the new epoch says so of one before it, without knowing which ticks were in it."""
         return any(
             gap.written_in == self.number and gap.epoch is None and gap.cause in SPOOL_LOSSES for gap in self.gaps
         )

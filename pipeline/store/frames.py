@@ -96,7 +96,9 @@ def _of_instruments(selection: Selection) -> list[pl.Expr]:
     if selection.tokens is not None:
         rules.append(pl.col("instrument_token").is_in(sorted(selection.tokens)))
     if selection.modes is not None:
-        rules.append(pl.any_horizontal(pl.col("mode") == mode for mode in sorted(selection.modes)))
+        rules.append(
+            pl.any_horizontal(pl.lit(value=False), *(pl.col("mode") == mode for mode in sorted(selection.modes)))
+        )
     return rules
 
 
@@ -125,6 +127,8 @@ def _days(files: Sequence[TickFile], timezone: str, selection: Selection) -> lis
 
 def _scan(files: Sequence[TickFile], timezone: str, on_bad: OnBad) -> pl.LazyFrame:
     """Return the ticks of files in their order, with all columns."""
+    if not files:
+        return schema(timezone).to_frame().lazy()
     runs = groupby(files, key=lambda file: file.kind)
     return pl.concat(_scan_run(kind, [file.path for file in run], timezone, on_bad) for kind, run in runs)
 

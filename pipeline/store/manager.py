@@ -15,11 +15,12 @@ import orjson
 
 from pipeline.config import Config, Storage
 from pipeline.days import Calendar
-from pipeline.files import tick_file_name
+from pipeline.files import parquet_folder, tick_file_name
 from pipeline.store.bad import BadLine, Judge
-from pipeline.store.files import Fragment, read_blocks, tick_files
+from pipeline.store.files import Fragment, date_of, read_blocks, tick_files
 from pipeline.store.keeping.cleaning import clean
 from pipeline.store.keeping.counting import Counter
+from pipeline.store.parquet import files as parquet_files
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +28,9 @@ MIB = 2**20
 
 
 class StorageManager:
-    """The tick files of one data folder. "Today" is the day in `timezone`, as the recorder has it.
+    """The tick files of one data folder, JSONL. "Today" is the day in `timezone`, as the recorder has it.
 
+    Days that are Parquet only are not among them: `mds files` lists these too, and `pipeline.read_ticks` reads them.
     A folder or file that is not there is one without ticks. May be shared between threads.
     """
 
@@ -139,7 +141,7 @@ class StorageManager:
         """Return the ticks of a file, at most the first `max_ticks`; lines that are none are named in the log."""
         path = Path(filepath)
         if not path.exists():
-            log.warning("%s: no such file, so there are no ticks of that day here", path)
+            log.warning("%s: no such file, so there are no ticks here%s", path, _instead(path))
             return []
         return list(islice(_ticks(path), max_ticks))
 
@@ -164,6 +166,14 @@ class StorageManager:
             else:
                 log.info("%s: removed, more than %d days old", outcome.path, days_to_keep)
         return removed
+
+
+def _instead(path: Path) -> str:
+    """Return where the ticks of a file are that is gone, as the end of a sentence; nothing where they are not."""
+    day = date_of(path)
+    if day is None or not parquet_files.parts(parquet_folder(path.parent, day)):
+        return ""
+    return f'; the day is there as Parquet, pipeline.read_ticks("{day}") reads it'
 
 
 def _ticks(path: Path) -> Iterator[dict[str, Any]]:

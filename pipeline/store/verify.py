@@ -61,7 +61,8 @@ class Interruptions:
     """Gap records of one cause."""
 
     count: int = 0
-    seconds: float = 0.0
+    seconds: float = 0.0  # of those whose beginning is known
+    unknown: int = 0  # those of which nobody knows when they began
 
 
 @dataclass
@@ -284,6 +285,7 @@ class _Check:
             found = self._report.interruptions[event.cause]
             found.count += 1
             found.seconds += event.seconds
+            found.unknown += event.since is None
             self._report.recorded_gaps.append(event)
 
     def finish(self) -> Report:

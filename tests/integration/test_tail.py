@@ -92,7 +92,7 @@ def test_tail_on_a_terminal(kite: Kite, new_service: NewService):
     service = new_service(universe=UNIVERSE)
     with Window([MDS, "tail", str(TOKENS[1]), "--mode", "full"], 120, 20, cwd=service.folder) as window:
         assert window.process.stderr
-        assert b"nothing is stored yet" in window.process.stderr.readline()
+        assert b"there is no market_data_YYYY-MM-DD.jsonl yet" in window.process.stderr.readline()
         kite.load(100)
         service.start()
         window.until_shown(f"  {TOKENS[1]}  full  ", "bid ")

@@ -263,7 +263,10 @@ class _Work:
         size = self._source.stat().st_size
         if size != outcome.jsonl_bytes:
             return f"it has grown by {size - outcome.jsonl_bytes:,} bytes meanwhile"
-        remove(self._source, closed.first_open(self._config), "compacted", outcome.ticks)
+        try:
+            remove(self._source, closed.first_open(self._config), "compacted", outcome.ticks)
+        except MdsError as error:
+            return str(error)
         return ""
 
 

@@ -16,6 +16,7 @@ import orjson
 import polars as pl
 from plotly.offline import get_plotlyjs
 
+from pipeline.readable import counted
 from pipeline.store.analysis import busiest
 from pipeline.store.completeness.completeness import Day
 from pipeline.store.completeness.entries import microseconds
@@ -87,12 +88,15 @@ def headline(report: Report) -> list[tuple[str, str, str]]:
         found.append(("first and last tick", f"{first:%H:%M:%S} to {last:%H:%M:%S}", _dates(first, last)))
     if len(report.days) == 1 and recorded:
         begin, end = (clock(at, report.zone, "seconds") for at in (recorded[0].begin, recorded[0].end))
+        end = "midnight" if recorded[0].ended == "next day" else end
         found.append(("service recorded", f"{begin} to {end}", ENDED[recorded[0].ended]))
     found.append(("instruments that ticked", f"{report.instruments.height:,}", _never(report)))
-    missed = sum(day.missed for day in report.days)
-    whole = sum(day.whole for day in report.days if day.recorded)
     if recorded:
-        found.append(("received whole", f"{whole:,}", f"{missed:,} missed something"))
+        missed = {token for day in report.days for loss in day.losses for token in loss.tokens}
+        whole = {token for day in report.days if day.recorded for token in day.instruments} - missed
+        unknown = len(report.days) - len(recorded)
+        more = f", of {counted(unknown, 'day')} nobody knows" if unknown else ""
+        found.append(("received whole", f"{len(whole):,}", f"{len(missed):,} missed something{more}"))
     if peak:
         found.append(("busiest second", f"{peak[1]:,} ticks", f"{_local(peak[0], report.zone):%H:%M:%S}"))
     return found
@@ -239,5 +243,6 @@ def _dates(first: datetime, last: datetime) -> str:
 
 
 def _never(report: Report) -> str:
-    never = sum(len(day.never_ticked or ()) for day in report.days)
-    return f"{never:,} subscribed ones never did" if never else ""
+    ticked = set(report.instruments["instrument_token"])
+    never = {token for day in report.days for token in day.never_ticked or ()} - ticked
+    return f"{counted(len(never), 'subscribed one')} never did" if never else ""
