@@ -453,6 +453,21 @@ def test_what_goes_home_and_finds_room_elsewhere_at_once_keeps_its_old_place():
     assert wanted(subscriptions)[2] == {1, 2, 3, 4, 5}
 
 
+@pytest.mark.usefixtures("small")
+def test_nobody_stays_on_an_unfit_connection_for_want_of_room_that_was_only_counted_twice():
+    """What is on its way from a connection, and stays there after all, takes its room once."""
+    subscriptions = Subscriptions(3)
+    subscriptions.subscribe([1], "ltp", NOW)
+    subscriptions.failover(3)
+    subscriptions.avoid({2})
+    subscriptions.subscribe([2], "ltp", NOW)
+    subscriptions.set_mode([1], "full", NOW)
+    subscriptions.subscribe([3, 4, 5, 6], "ltp", NOW, 3)
+    subscriptions.subscribe([7], "ltp", NOW)
+    cover(subscriptions)
+    assert [subscriptions.carrier(token) for token in (3, 4, 5, 6)] == [1, 1, 1, 1]
+
+
 def test_new_instruments_of_a_home_that_has_failed_over_go_to_the_spare():
     """They are carried from the start, and come home with the others."""
     subscriptions = Subscriptions(3)

@@ -456,7 +456,7 @@ class Subscriptions:
                     self.leaving[was][token] = had[token]
                 self._recalled.discard(token)
                 returned |= self.leaving[now].pop(token, None) is not None
-        if returned and self.waiting:
+        if returned and (self.waiting or any(self._carried[place] for place in self.unfit)):
             with self._moving((), on_wire):
                 pass  # what went back takes no room twice
 
