@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+import pandas as pd
 import polars as pl
 import pytest
 from hypothesis import given
@@ -211,6 +212,17 @@ def test_fewer_columns():
     assert (bar["open"], bar["volume"], bar["ticks"], bar["oi"]) == (571.45, None, 1, None)
 
 
+def test_a_frame_of_pandas():
+    """Bars are those of the same ticks in polars, whether `read_ticks` has made the frame or stored dicts."""
+    ticks = market_ticks(
+        MIDNIGHT + timedelta(hours=9, minutes=15), instruments=9, rounds=40, every=timedelta(seconds=5)
+    )
+    expected = bars(frame_of(ticks), timedelta(minutes=1)).collect()
+    assert expected.height > 9
+    for frame in (frame_of(ticks).collect().to_pandas(), pd.DataFrame(dicts_of(ticks)), pl.DataFrame(dicts_of(ticks))):
+        assert bars(frame, "1min").collect().equals(expected)
+
+
 def test_a_frame_of_something_else():
     """What is missing is named."""
     with pytest.raises(NotTicksError, match="no column timestamp, last_price; read_ticks returns"):
@@ -218,15 +230,20 @@ def test_a_frame_of_something_else():
 
 
 @pytest.mark.parametrize(
-    ("text", "seconds"), [("1s", 1), ("90s", 90), ("1m", 60), ("30m", 1800), ("12h", 43_200), ("1d", 86_400)]
+    ("text", "seconds"),
+    [("1s", 1), ("90s", 90), ("1m", 60), ("5min", 300), ("30m", 1800), ("12h", 43_200), ("1d", 86_400)],
 )
 def test_intervals(text, seconds):
-    """A number and its unit."""
-    assert parse_interval(text) == timedelta(seconds=seconds)
+    """A number and its unit, or the interval itself."""
+    assert parse_interval(text) == parse_interval(timedelta(seconds=seconds)) == timedelta(seconds=seconds)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "m", "1", "0m", "-1m", "01m", "1.5m", "1M", "1 m", "1w", "1ms", "\u0661m", "1m\n"]
+    "text",
+    [
+        *("", "m", "1", "0m", "-1m", "01m", "1.5m", "1M", "1 m", "1w", "1ms", "\u0661m", "1m\n"),
+        *(timedelta(), timedelta(minutes=-1), timedelta(seconds=1.5)),
+    ],
 )
 def test_what_is_no_interval(text):
     """It is named, with what would be one."""
@@ -234,7 +251,7 @@ def test_what_is_no_interval(text):
         parse_interval(text)
 
 
-@pytest.mark.parametrize("text", ["2d", "24h", "25h", "1440m", "86400s", "999999d"])
+@pytest.mark.parametrize("text", ["2d", "24h", "25h", "1440m", "86400s", "999999d", timedelta(days=2)])
 def test_intervals_that_are_too_long(text):
     """A bar lies within a day."""
     with pytest.raises(IntervalError, match="the longest interval is 1d"):

@@ -15,7 +15,8 @@ import pytest
 import pipeline
 from pipeline.config import Config
 from pipeline.errors import AlreadyRunningError, MdsError
-from pipeline.files import COMPACT_LOCK, parquet_folder, tick_file_name
+from pipeline.events import encode_event
+from pipeline.files import COMPACT_LOCK, event_file_name, parquet_folder, tick_file_name
 from pipeline.store.keeping import closed
 from pipeline.store.parquet import compact, part
 from pipeline.store.parquet import io as parquet
@@ -24,7 +25,7 @@ from pipeline.store.parquet.files import parts
 from pipeline.store.schema import to_ticks
 from pipeline.ticks import StoredTick, encode_lines
 from tests.builders import a_config
-from tests.stored import FIRST, KINDS, ZONE, tick_at
+from tests.stored import EPOCH, FIRST, KINDS, ZONE, tick_at
 
 DAY = date(2025, 10, 1)
 
@@ -99,6 +100,21 @@ def test_a_day_becomes_parquet(day: Day) -> None:
     assert list((day.config.state_dir / "compact").iterdir()) == []
 
 
+def test_ways_to_name_what_was_compacted(day: Day, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A day's file or folder, or the folder of all days; each with the events of its day, which tell of snapshots."""
+    first, again, repeat = (tick_at(FIRST + timedelta(minutes=10 * n), "ltp", seq=1 + n) for n in range(3))
+    day.source.write_bytes(encode_lines([first, again, repeat]))
+    stamp = (FIRST + timedelta(minutes=19)).isoformat(timespec="microseconds")
+    event = encode_event("connected", stamp, {"connection_id": 1}, source="worker-1", epoch=EPOCH, event_seq=1)
+    (day.data_dir / event_file_name(DAY)).write_bytes(event)
+    day.compact(delete_source=True)
+    monkeypatch.chdir(day.folder.parent)
+    for source in (day.folder / "part-00000.parquet", day.folder, day.folder.parent, Path(day.folder.name)):
+        assert pipeline.read_ticks(source, timezone=ZONE).collect()["seq"].to_list() == [1, 2, 3]
+        assert pipeline.read_ticks(source, dedupe=True, timezone=ZONE).collect()["seq"].to_list() == [1, 2]
+        assert [tick["seq"] for tick in pipeline.iter_ticks(source, timezone=ZONE)] == [1, 2, 3]
+
+
 @pytest.mark.usefixtures("small_parts")
 def test_a_large_day_has_parts_that_follow_each_other(day: Day) -> None:
     """Of several row groups each; the last says that it is."""
@@ -170,15 +186,15 @@ def test_a_jsonl_that_must_not_be_removed(day: Day, tmp_path: Path) -> None:
     assert (day.source.is_symlink(), elsewhere.read_bytes()) == (True, LINES)
 
 
-@pytest.mark.parametrize("torn", [1, 100])
-def test_a_torn_end_is_left_out(tmp_path: Path, torn: int) -> None:
-    """What is whole is compacted, the JSONL stays, and is what is read."""
+@pytest.mark.parametrize(("torn", "read"), [(1, 200), (100, 199)])
+def test_a_torn_end_is_left_out(tmp_path: Path, torn: int, read: int) -> None:
+    """What is whole is compacted, the JSONL stays, and is what is read: a line that lacks its newline only is a tick."""
     day = Day(tmp_path, LINES[:-torn])
     outcome = day.compact(delete_source=True)
     assert (outcome.ticks, outcome.source_deleted) == (199, False)
     assert outcome.torn_bytes > 0
     assert "are no ticks" in outcome.source_kept
-    assert len(day.lines) == 199
+    assert len(day.lines) == read
     assert day.compact().result == "nothing new"
 
 

@@ -84,6 +84,7 @@ def test_several_sources_in_the_order_given(folder: Path) -> None:
     ("options", "expected"),
     [
         ({"tokens": 408065}, {"ltp", "index_quote", "index_full", "quote", "full"}),
+        ({"tokens": pl.Series([408065]).to_numpy()[0]}, {"ltp", "index_quote", "index_full", "quote", "full"}),
         ({"tokens": [5, 6]}, set()),
         ({"tokens": ["408065", 7]}, {"ltp", "index_quote", "index_full", "quote", "full"}),
         ({"modes": "full"}, {"index_full", "full"}),
@@ -101,6 +102,30 @@ def test_selections(folder: Path, options: dict[str, Any], expected: set[str]) -
     seqs = [seq for seq, kind in enumerate(KINDS, start=1) if kind in expected]
     assert read(DAY, data_dir=folder, **options)["seq"].to_list() == seqs
     assert [tick["seq"] for tick in iterate(DAY, data_dir=folder, **options)] == seqs
+
+
+def test_selections_by_their_place(folder: Path) -> None:
+    """Instruments, modes, start, end and columns may follow the source without their names."""
+    path = folder / tick_file_name(DAY)
+    selection = (408065, "full", "2025-10-01T09:15:03", "2025-10-02")
+    assert [tick["seq"] for tick in pipeline.iter_ticks(path, *selection)] == [5]
+    assert pipeline.read_ticks(path, *selection, ["seq"]).collect().rows() == [(5,)]
+
+
+def test_symbols_are_looked_up_beside_the_file(folder: Path) -> None:
+    """Or in the folder that is read, if no other is named."""
+    (folder / "instruments_2025-10-01.csv").write_text("instrument_token,exchange,tradingsymbol\n408065,NSE,INFY\n")
+    for source in (folder / tick_file_name(DAY), folder):
+        assert read(source, tokens="NSE:INFY", end="2025-10-02").height == len(KINDS)
+        assert len(iterate(source, tokens="NSE:INFY", end="2025-10-02")) == len(KINDS)
+    with pytest.raises(MdsError, match="nowhere: no list of instruments"):
+        read(folder, tokens="NSE:INFY", data_dir="nowhere")
+
+
+def test_no_source_at_all(folder: Path) -> None:
+    """Of an empty list of days there are no ticks, but all columns."""
+    assert read([], data_dir=folder).columns == list(COLUMNS)
+    assert iterate([], data_dir=folder) == []
 
 
 def test_columns_that_were_asked_for(folder: Path) -> None:
@@ -155,6 +180,14 @@ def test_bad_lines_are_named(folder: Path, caplog: pytest.LogCaptureFixture) -> 
         with caplog.at_level(logging.WARNING):
             assert len(reader(DAY, data_dir=folder)) == 2 * len(KINDS)
         assert f"{path} line 6, byte {len(whole)}: no tick:" in caplog.text
+
+
+def test_a_last_line_that_lacks_its_newline_only(folder: Path) -> None:
+    """It is a tick like the others."""
+    path = folder / tick_file_name(DAY)
+    path.write_bytes(path.read_bytes()[:-1])
+    assert read(DAY, data_dir=folder, on_bad="raise").height == len(KINDS)
+    assert len(iterate(DAY, data_dir=folder, on_bad="raise")) == len(KINDS)
 
 
 def test_bad_lines_may_raise(folder: Path) -> None:

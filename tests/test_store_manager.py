@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
+import pipeline.store
 from pipeline.files import parquet_folder
 from pipeline.spool import Incoming, Spool
 from pipeline.store import files as store_files
@@ -23,6 +24,11 @@ EDGES = ("Pacific/Kiritimati", "Pacific/Niue")  # 25 hours apart: it is never th
 @pytest.fixture
 def store(tmp_path):
     return StorageManager(tmp_path)
+
+
+def test_at_hand():
+    """It is to be had from the package of what it is a part of, too."""
+    assert pipeline.StorageManager is pipeline.store.StorageManager is StorageManager
 
 
 def test_names_follow_the_day(store, tmp_path):

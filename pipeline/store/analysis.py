@@ -5,13 +5,13 @@ the receive time of each tick: without all of them nobody knows the largest sile
 """
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timezone
+from datetime import datetime
 from itertools import chain
 from typing import TYPE_CHECKING, Any, Final
 
 import polars as pl
 
-from pipeline.store.pieces import EXCHANGE_ZONE, NEEDED, NotTicksError, day, pieces, prepared, traded
+from pipeline.store.pieces import NEEDED, day, in_polars, pieces, prepared, traded
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -123,10 +123,8 @@ def analyze_tick_data(df: "pl.DataFrame | pl.LazyFrame | pd.DataFrame") -> dict[
 
     Raises NotTicksError where the columns do not hold what they do in ticks.
     """
-    frame = (df if isinstance(df, (pl.DataFrame, pl.LazyFrame)) else _from_pandas(df)).lazy()
+    frame = in_polars(df, _COLUMNS)
     found = frame.collect_schema()
-    if "close" not in found and isinstance(found.get("ohlc"), pl.Struct):
-        frame = frame.with_columns(close=pl.col("ohlc").struct.field("close"))
     summary = analyze(frame).summary()
     told = {
         "price_stats": "last_price" in found,
@@ -135,21 +133,6 @@ def analyze_tick_data(df: "pl.DataFrame | pl.LazyFrame | pd.DataFrame") -> dict[
         "rate": False,
     }
     return {key: value for key, value in summary.items() if told.get(key, True)}
-
-
-def _from_pandas(df: "pd.DataFrame") -> pl.DataFrame:
-    """Return the columns of a pandas frame that count here."""
-    wanted = df[[name for name in (*_COLUMNS, "ohlc") if name in df.columns]].copy()
-    try:
-        if "ohlc" in wanted and "close" not in wanted:
-            wanted["close"] = wanted["ohlc"].str.get("close")
-        zone = getattr(wanted["timestamp"].dtype, "tz", None) if "timestamp" in wanted else None
-        if isinstance(zone, timezone) and zone is not UTC:  # polars has no zones without a name
-            wanted["timestamp"] = wanted["timestamp"].dt.tz_convert(EXCHANGE_ZONE)
-        return pl.from_pandas(wanted.drop(columns="ohlc", errors="ignore"))
-    # What pyarrow raises is one of the first two.
-    except (TypeError, ValueError, AttributeError, pl.exceptions.PolarsError) as error:
-        raise NotTicksError(f"a column of the frame does not hold what it does in ticks: {error}") from None
 
 
 def _read(ticks: pl.LazyFrame) -> tuple[pl.DataFrame, pl.DataFrame]:

@@ -45,19 +45,19 @@ def sort_out(block: Block) -> tuple[list[StoredTick], list[BadLine]]:
     return ticks, bad
 
 
-OnBad: TypeAlias = Literal["report", "raise"] | Callable[[BadLine], object]
+OnBad: TypeAlias = Literal["skip", "raise"] | Callable[[BadLine], object]
 
 
 class Judge:
     """Deals with the bad lines of one file as the reader was asked to.
 
-    "report" names them in the log and passes over them, "raise" raises BadLineError at the first, and a callable gets
+    "skip" names them in the log and passes over them, "raise" raises BadLineError at the first, and a callable gets
     each of them, `list.append` for instance.
     """
 
     def __init__(self, path: Path, on_bad: OnBad) -> None:
-        if not callable(on_bad) and on_bad not in ("report", "raise"):
-            raise ValueError(f'on_bad is "report", "raise" or a callable, not {on_bad!r}')
+        if not callable(on_bad) and on_bad not in ("skip", "raise"):
+            raise ValueError(f'on_bad is "skip", "raise" or a callable, not {on_bad!r}')
         self._path = path
         self._on_bad = on_bad
         self._seen = 0
@@ -78,5 +78,5 @@ class Judge:
 
     def end(self) -> None:
         """Sum up, after the file was read."""
-        if self._seen > LOGGED and self._on_bad == "report":
+        if self._seen > LOGGED and self._on_bad == "skip":
             log.warning("%s: %d lines passed over that are no ticks; mds verify tells more", self._path, self._seen)

@@ -7,12 +7,15 @@ the first and the last of a day may be shorter.
 
 import re
 from datetime import timedelta
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
 from pipeline.errors import MdsError
-from pipeline.store.pieces import EXCHANGE_ZONE, NEEDED, pieces, prepared, traded
+from pipeline.store.pieces import EXCHANGE_ZONE, NEEDED, in_polars, pieces, prepared, traded
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 COLUMNS: Final = ("instrument_token", "start", "open", "high", "low", "close", "volume", "ticks", "oi")
 DAY: Final = timedelta(days=1)
@@ -22,8 +25,9 @@ OPENING: Final = timedelta(hours=9, minutes=15)
 EARLY_OPENING: Final = timedelta(hours=9)
 EARLY_SEGMENTS: Final = (3, 6, 7, 8, 12)
 
-_INTERVAL = re.compile("([1-9][0-9]{0,5})([smhd])")
-_UNITS: Final = {"s": timedelta(seconds=1), "m": timedelta(minutes=1), "h": timedelta(hours=1), "d": DAY}
+_INTERVAL = re.compile("([1-9][0-9]{0,5})(s|m|min|h|d)")
+_MINUTE = timedelta(minutes=1)
+_UNITS: Final = {"s": timedelta(seconds=1), "m": _MINUTE, "min": _MINUTE, "h": timedelta(hours=1), "d": DAY}
 _US = timedelta(microseconds=1)
 
 
@@ -33,22 +37,30 @@ class IntervalError(MdsError):
     exit_code = 2
 
 
-def parse_interval(text: str) -> timedelta:
-    """Return the interval that a text like 30s, 5m, 1h or 1d means. Raises IntervalError: a bar is within one day."""
-    match = _INTERVAL.fullmatch(text)
-    interval = int(match[1]) * _UNITS[match[2]] if match else timedelta()
+def parse_interval(given: str | timedelta) -> timedelta:
+    """Return the interval that a text like 30s, 5m or 5min, 1h or 1d means, or the one that is given, in whole seconds.
+
+    Raises IntervalError: a bar is within one day.
+    """
+    text = str(given)
+    if isinstance(given, timedelta):
+        interval = timedelta() if given < timedelta() or given % _UNITS["s"] else given
+    else:
+        match = _INTERVAL.fullmatch(text)
+        interval = int(match[1]) * _UNITS[match[2]] if match else timedelta()
     if not interval:
         raise IntervalError(f"{text[:40]!r} is not an interval like 1s, 30s, 1m, 5m, 15m, 1h or 1d")
-    if interval > DAY or (interval == DAY and not text.endswith("d")):
+    if interval > DAY or (interval == DAY and isinstance(given, str) and not text.endswith("d")):
         raise IntervalError(f"{text}: a bar is within one day, the longest interval is 1d")
     return interval
 
 
-def bars(frame: pl.LazyFrame | pl.DataFrame, interval: str = "1m") -> pl.LazyFrame:
-    """Return the bars of ticks that `read_ticks` has returned, by instrument, then by time.
+def bars(frame: "pl.LazyFrame | pl.DataFrame | pd.DataFrame", interval: str | timedelta = "1m") -> pl.LazyFrame:
+    """Return the bars of ticks that `read_ticks` has returned, in polars or pandas, by instrument, then by time.
 
     Columns are instrument_token, start (included, in the frame's time zone), open, high, low, close, volume, ticks, oi.
-    `interval` is a number of seconds, minutes or hours, as in 1s, 5m or 1h, or 1d: then a bar starts at midnight.
+    `interval` is a timedelta, or a number of seconds, minutes or hours, as in 1s, 5m or 1h, or 1d: then a bar starts at
+    midnight.
 
     Times are receive times. Where there was no tick there is no bar. `volume` is what was traded since the tick before
     the bar, so that after a gap the first bar has what was traded meanwhile. Nothing is known of what was traded before
@@ -58,7 +70,7 @@ def bars(frame: pl.LazyFrame | pl.DataFrame, interval: str = "1m") -> pl.LazyFra
     Raises IntervalError, and NotTicksError where the frame has not the columns that it takes.
     """
     step = parse_interval(interval)
-    ticks = prepared(frame.lazy(), NEEDED, required=("instrument_token", "timestamp", "last_price"))
+    ticks = prepared(in_polars(frame, NEEDED), NEEDED, required=("instrument_token", "timestamp", "last_price"))
     start = _start(step, ticks.collect_schema()["timestamp"])
     oi = pl.col("last").struct.field("oi").filter(pl.col("has_oi"))
     first, last = pl.col("first"), pl.col("last")

@@ -9,7 +9,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date, datetime
 from functools import cached_property
 from itertools import accumulate
@@ -108,6 +108,7 @@ class Fragment:
     kind: Literal["torn", "too long"]
     place: Place
     length: int
+    text: bytes = field(default=b"", compare=False, repr=False)  # of a torn one: it may lack no more than the newline
 
     @property
     def why(self) -> str:
@@ -166,7 +167,7 @@ def read_chunks(path: Path, size: int, chunk_bytes: int, start: Place | None = N
             if rest.endswith(b"\n") and not dropped:
                 yield Chunk(rest, place)
             else:
-                yield Fragment("torn", place, dropped + len(rest))
+                yield Fragment("torn", place, dropped + len(rest), rest)
 
 
 def _line_end(file: BinaryIO, position: int) -> int:

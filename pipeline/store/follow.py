@@ -39,7 +39,7 @@ BAD_LINES_LOGGED = 10  # of each file
 
 def follow(
     data_dir: Path | str | None = None,
-    tokens: Iterable[int | str] | str | None = None,
+    tokens: Iterable[int | str] | int | str | None = None,
     modes: Iterable[str] | str | None = None,
     *,
     since: datetime | Literal["start"] | None = None,

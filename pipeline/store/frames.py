@@ -17,7 +17,7 @@ from polars.io.plugins import register_io_source
 from pipeline.files import event_file_name
 from pipeline.store.bad import Judge, OnBad
 from pipeline.store.dedupe import Day, drop_copies
-from pipeline.store.files import Fragment, read_chunks
+from pipeline.store.files import Chunk, Fragment, read_chunks
 from pipeline.store.lines import CHUNK_BYTES, Read, read_chunk
 from pipeline.store.parquet import io as parquet
 from pipeline.store.schema import schema
@@ -38,23 +38,24 @@ class TickFrame(pl.LazyFrame):
         return self.collect().to_pandas()
 
 
-def read_ticks(
+def read_ticks(  # noqa: PLR0917  these may be told by their place
     source: Sources = None,
-    *,
     tokens: Iterable[int | str] | int | str | None = None,
     modes: Iterable[str] | str | None = None,
     start: Moment = None,
     end: Moment = None,
     columns: Sequence[str] | None = None,
+    *,
     dedupe: bool = False,
-    on_bad: OnBad = "report",
+    on_bad: OnBad = "skip",
     data_dir: Path | str | None = None,
     timezone: str | None = None,
 ) -> TickFrame:
     """Return stored ticks as a polars LazyFrame with `columns` of `schema.schema`, by default all.
 
-    `source` is a day (a date, or text like "2025-10-01"), a file, a data folder, or several of these; None: all days.
-    Days are looked up in `data_dir`. Where it or `timezone` is not given, it is what the settings say.
+    `source` is a day (a date, or text like "2025-10-01"), a file, a data folder or one of Parquet, or several of these;
+    None: all days. Days and symbols are looked up in `data_dir`. Where it or `timezone` is not given, it is what the
+    settings say; for the symbols of one file or folder, that folder.
 
     `tokens` are instrument tokens or symbols, `modes` of "ltp", "quote" and "full"; `start` is included, `end` is not,
     both are receive times (datetime, date or ISO 8601 text; without an offset in `timezone`). `dedupe` leaves out the
@@ -64,11 +65,11 @@ def read_ticks(
     in groups of rows that follow each other in time, each sorted by instrument. Sort by `timestamp` where it matters.
     Of a file that is being written it reads what is there when it is collected.
 
-    `on_bad` says what becomes of a line that is no tick, a torn last one for instance: "report" names file, line and
+    `on_bad` says what becomes of a line that is no tick, a torn last one for instance: "skip" names file, line and
     byte in the log and passes over it, "raise" raises BadLineError, a callable is handed each BadLine. Raises
     ConfigError or MdsError where there is nothing of that kind or day.
     """
-    folder, zone = place(data_dir, timezone)
+    folder, zone = place(source, data_dir, timezone)
     selection = select(folder, zone, tokens=tokens, modes=modes, start=start, end=end)
     files = find(source, folder)
     frame = _scan(files, zone, on_bad).filter(_of_instruments(selection))
@@ -117,7 +118,7 @@ def _days(files: Sequence[TickFile], timezone: str, selection: Selection) -> lis
     found = []
     for day, run in groupby(files, key=lambda file: file.day or file.path):
         of_day = list(run)
-        folders = of_day[0].path.parents if isinstance(day, date) else ()
+        folders = of_day[0].path.absolute().parents if isinstance(day, date) else ()
         events = (folder / event_file_name(day) for folder in folders if isinstance(day, date))
         # Bad lines are told by who reads the ticks themselves.
         ticks = _scan(of_day, timezone, on_bad=lambda _: None).filter(_of_instruments(selection))
@@ -130,7 +131,8 @@ def _scan(files: Sequence[TickFile], timezone: str, on_bad: OnBad) -> pl.LazyFra
     if not files:
         return schema(timezone).to_frame().lazy()
     runs = groupby(files, key=lambda file: file.kind)
-    return pl.concat(_scan_run(kind, [file.path for file in run], timezone, on_bad) for kind, run in runs)
+    frames = [_scan_run(kind, [file.path for file in run], timezone, on_bad) for kind, run in runs]
+    return pl.concat(frames) if frames else pl.LazyFrame(schema=schema(timezone))
 
 
 def _scan_run(kind: str, paths: Sequence[Path], timezone: str, on_bad: OnBad) -> pl.LazyFrame:
@@ -166,11 +168,13 @@ def _read(path: Path, timezone: str, columns: Sequence[str], judge: Judge) -> It
     def take() -> Iterator[pl.DataFrame]:
         item = waiting.pop(0)
         if isinstance(item, Fragment):
-            judge.hear_fragment(item)
-            return
-        read = item.result()
-        for bad in read.bad:
-            judge.hear(bad)
+            read = read_chunk(Chunk(item.text + b"\n", item.place), timezone, columns)
+            if read.bad:
+                judge.hear_fragment(item)
+        else:
+            read = item.result()
+            for bad in read.bad:
+                judge.hear(bad)
         if read.frame.height:
             yield read.frame
 

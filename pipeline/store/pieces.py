@@ -14,12 +14,16 @@ counter's first value counts for nothing, as nobody knows since when it has grow
 """
 
 from collections.abc import Sequence
-from typing import Final
+from datetime import UTC, timezone
+from typing import TYPE_CHECKING, Final
 
 import polars as pl
 
 from pipeline.errors import MdsError
 from pipeline.store.schema import KEY, TIMEZONE, schema
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 EXCHANGE_ZONE: Final = TIMEZONE  # of all exchanges: it has no summer time, so that a day has 24 hours
 ORDER: Final = ("timestamp", *KEY)
@@ -30,6 +34,34 @@ _SCHEMA: Final = schema()
 
 class NotTicksError(MdsError):
     """A frame has not the columns of ticks."""
+
+
+def in_polars(frame: "pl.DataFrame | pl.LazyFrame | pd.DataFrame", columns: Sequence[str]) -> pl.LazyFrame:
+    """Return a frame of ticks in polars, of a pandas frame these columns, with `close` where it stands in `ohlc`.
+
+    Raises NotTicksError.
+    """
+    if not isinstance(frame, (pl.DataFrame, pl.LazyFrame)):
+        return _from_pandas(frame, columns).lazy()
+    lazy = frame.lazy()
+    found = lazy.collect_schema()
+    if "close" not in found and isinstance(found.get("ohlc"), pl.Struct):
+        return lazy.with_columns(close=pl.col("ohlc").struct.field("close"))
+    return lazy
+
+
+def _from_pandas(df: "pd.DataFrame", columns: Sequence[str]) -> pl.DataFrame:
+    try:
+        wanted = df[[name for name in (*columns, "ohlc") if name in df.columns]].copy()
+        if "ohlc" in wanted and "close" not in wanted:
+            wanted["close"] = wanted["ohlc"].str.get("close")
+        zone = getattr(wanted["timestamp"].dtype, "tz", None) if "timestamp" in wanted else None
+        if isinstance(zone, timezone) and zone is not UTC:  # polars has no zones without a name
+            wanted["timestamp"] = wanted["timestamp"].dt.tz_convert(EXCHANGE_ZONE)
+        return pl.from_pandas(wanted.drop(columns="ohlc", errors="ignore"))
+    # What pyarrow raises is one of the first two.
+    except (TypeError, ValueError, AttributeError, pl.exceptions.PolarsError) as error:
+        raise NotTicksError(f"a column of the frame does not hold what it does in ticks: {error}") from None
 
 
 def prepared(frame: pl.LazyFrame, columns: Sequence[str], required: Sequence[str] = ()) -> pl.LazyFrame:

@@ -12,7 +12,7 @@ from pipeline import config
 from pipeline.errors import ConfigError, MdsError
 from pipeline.files import parquet_folder, tick_file_name
 from pipeline.store.files import date_of, require_folder, tick_files
-from pipeline.store.parquet.files import day_folders, day_of
+from pipeline.store.parquet.files import day_folders, day_of, folders_in
 from pipeline.store.selection import Selection
 from pipeline.store.symbols import Symbols
 
@@ -32,8 +32,14 @@ class TickFile:
     day: date | None
 
 
-def place(data_dir: Path | str | None, timezone: str | None) -> tuple[Path, str]:
-    """Return the data folder and the time zone of days and times: what is not given, the settings say."""
+def place(source: Sources, data_dir: Path | str | None, timezone: str | None) -> tuple[Path, str]:
+    """Return the data folder, of days and of the list of symbols, and the time zone of days and times.
+
+    What is not given, the settings say; but the folder of a path is that path, or where the file is.
+    """
+    if data_dir is None and isinstance(source, (str, Path)) and not _DAY.fullmatch(str(source)):
+        path = Path(source)
+        data_dir = path if path.is_dir() else path.parent
     if data_dir is not None and timezone is not None:
         return Path(data_dir), timezone
     storage = config.load().storage
@@ -53,9 +59,8 @@ def select(
 
     Times without an offset are in `timezone`; a date is its midnight. Raises ConfigError naming what is none.
     """
-    words: Iterable[int | str] | None = [tokens] if isinstance(tokens, (int, str)) else tokens
     return Selection(
-        None if words is None else Symbols(data_dir).resolve(words),
+        None if tokens is None else Symbols(data_dir).resolve(tokens),
         modes,
         _moment(start, timezone),
         _moment(end, timezone),
@@ -71,8 +76,8 @@ def days(data_dir: Path) -> list[date]:
 def find(sources: Sources, data_dir: Path) -> list[TickFile]:
     """Return the files of days and paths, in their order; None: of all days of the data folder.
 
-    A path is a file, or another data folder. Raises ConfigError where it is not there, MdsError where nothing was
-    recorded.
+    A path is a file, another data folder, or a folder of Parquet, of one day or of all. Raises ConfigError where it is
+    not there, MdsError where nothing was recorded.
     """
     if sources is None:
         return _all(data_dir)
@@ -115,9 +120,11 @@ def _find(source: Source, data_dir: Path) -> list[TickFile]:
         return of_day(_day(source), data_dir)
     path = Path(source)
     if path.suffix == ".parquet" and path.exists():
-        return [TickFile(path, "parquet", None)]
+        return [TickFile(path, "parquet", day_of(path.parent))]
     if day := day_of(path):
         return [TickFile(path, "parquet", day)]
+    if of_days := folders_in(path):
+        return [TickFile(folder, "parquet", day) for day, folder in of_days.items()]
     if path.is_dir():
         return _all(path)
     if not path.is_file():

@@ -15,12 +15,12 @@ from pipeline.ticks import decode_line
 
 def iter_ticks(
     source: Sources = None,
-    *,
     tokens: Iterable[int | str] | int | str | None = None,
     modes: Iterable[str] | str | None = None,
     start: Moment = None,
     end: Moment = None,
-    on_bad: OnBad = "report",
+    *,
+    on_bad: OnBad = "skip",
     data_dir: Path | str | None = None,
     timezone: str | None = None,
 ) -> Iterator[dict[str, Any]]:
@@ -30,7 +30,7 @@ def iter_ticks(
     that begin as those of other instruments do are passed over unread, whatever else they hold. What is wrong with the
     arguments is raised here, not at the first tick.
     """
-    folder, zone = place(data_dir, timezone)
+    folder, zone = place(source, data_dir, timezone)
     selection = select(folder, zone, tokens=tokens, modes=modes, start=start, end=end)
     files = find(source, folder)
     return (tick for file in files for tick in _ticks(file, selection, on_bad) if selection.has(tick))
@@ -48,16 +48,25 @@ def _lines(path: Path, selection: Selection, on_bad: OnBad) -> Iterator[dict[str
     judge = Judge(path, on_bad)
     for block in read_blocks(path, path.stat().st_size):
         if isinstance(block, Fragment):
-            judge.hear_fragment(block)
+            try:
+                yield _tick(block.text)
+            except (ValueError, RecursionError):
+                judge.hear_fragment(block)
             continue
         for index, line in enumerate(block.lines):
             if not selection.may_have(line):
                 continue
             try:
-                decode_line(line)
-                tick = orjson.loads(line)
+                tick = _tick(line)
             except (ValueError, RecursionError) as error:
                 judge.hear(BadLine(block.place(index), str(error)))
             else:
                 yield tick
     judge.end()
+
+
+def _tick(line: bytes) -> dict[str, Any]:
+    """Return a line as a dict. Raises ValueError where it is no tick."""
+    decode_line(line)
+    tick: dict[str, Any] = orjson.loads(line)
+    return tick

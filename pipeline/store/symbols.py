@@ -45,13 +45,14 @@ class Symbols:
         self._data_dir = Path(data_dir)
         self._day = day
 
-    def resolve(self, words: Iterable[int | str] | str) -> list[int]:
+    def resolve(self, words: Iterable[int | str] | int | str) -> list[int]:
         """Return the tokens of words, each once, in their order.
 
         A word is a token, as a number or its digits, a symbol with its exchange (`NSE:INFY`), or a symbol that only
         one exchange has (`INFY`); case does not matter. Raises SymbolError naming the word that is none.
         """
-        words = [words] if isinstance(words, str) else words
+        # What is not iterable is a number, of whatever library.
+        words = [words] if isinstance(words, str) or not isinstance(words, Iterable) else words
         return list(dict.fromkeys(self._token(word) for word in words))
 
     def name(self, token: int) -> str | None:

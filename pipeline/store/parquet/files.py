@@ -43,8 +43,13 @@ def is_part(path: Path) -> bool:
 
 
 def day_folders(data_dir: Path) -> dict[date, Path]:
-    """Return the folders of all days that have files, oldest first."""
-    folders = ((day_of(folder), folder) for folder in sorted(parquet_folder(data_dir, date.min).parent.glob("date=*")))
+    """Return the folders of all days of a data folder that have files, oldest first."""
+    return folders_in(parquet_folder(data_dir, date.min).parent)
+
+
+def folders_in(parent: Path) -> dict[date, Path]:
+    """Return the folders of days that have files, oldest first; none where there is no such folder."""
+    folders = ((day_of(folder), folder) for folder in sorted(parent.glob("date=*")))
     return {day: folder for day, folder in folders if day and parts(folder)}
 
 
