@@ -188,7 +188,7 @@ def test_a_jsonl_that_must_not_be_removed(day: Day, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("torn", "read"), [(1, 200), (100, 199)])
 def test_a_torn_end_is_left_out(tmp_path: Path, torn: int, read: int) -> None:
-    """What is whole is compacted, the JSONL stays, and is what is read: a line that lacks its newline only is a tick."""
+    """What is whole is compacted; the JSONL stays and is what is read: a line that lacks its newline only is a tick."""
     day = Day(tmp_path, LINES[:-torn])
     outcome = day.compact(delete_source=True)
     assert (outcome.ticks, outcome.source_deleted) == (199, False)
