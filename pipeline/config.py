@@ -225,6 +225,7 @@ class Simulator(_Section):
     instruments: int = Field(default=100, ge=1, le=2 * MAX_INSTRUMENTS)  # on the list of tokens that it offers
     frame_ticks: int = Field(default=0, ge=0, le=3000)  # ticks in one frame; 0: what ten milliseconds bring
     seed: int = Field(default=1, ge=0)
+    record: Path | None = None  # folder for connection-N.sent: the messages with ticks that each connection is sent
 
 
 class Config(BaseSettings):

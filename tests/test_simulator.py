@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -21,11 +22,12 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from pipeline.config import Config
 from pipeline.config import Simulator as Settings
+from pipeline.errors import ConfigError
 from pipeline.kite.profile import is_accepted
 from pipeline.simulator import server, session
 from pipeline.simulator.faults import ODD_TEXTS, Faults, parse
 from pipeline.simulator.market import SEGMENTS, Market, tokens
-from tests.test_simulator_market import split
+from tests.test_simulator_market import messages_in, split
 
 DEADLINE_S = 20.0
 DEAD = 13 << 8 | 1
@@ -63,7 +65,7 @@ def program(*options: str, **environment: str) -> Iterator[tuple[subprocess.Pope
 
 @asynccontextmanager
 async def running(
-    *fault_texts: str, secrets: dict[str, str] | None = None, **settings: int
+    *fault_texts: str, secrets: dict[str, str] | None = None, **settings: object
 ) -> AsyncIterator[tuple[str, server.Simulator]]:
     """Run a simulator in this loop; give its URL with credentials and the simulator."""
     config = Config.model_validate(secrets or {}).model_copy(update={"simulator": Settings.model_validate(settings)})
@@ -421,6 +423,49 @@ async def test_pages():
             await asyncio.to_thread(urllib.request.urlopen, url.replace("ws://", "http://"))
         stats = (await asyncio.to_thread(get, url, "/stats"))[1]
         assert stats["connections"] == stats["closed"] == []
+
+
+@scenario
+async def test_rate_on_request():
+    """The rate of all connections can be changed, to nothing and back; what is no rate is refused."""
+    async with running(rate=0) as (url, simulator), client(url) as ws:
+        assert await asyncio.to_thread(get, url, "/rate?ticks_per_second=5000") == (200, {"ticks_per_second": 5000})
+        await subscribe(ws, *tokens(20))
+        await until(lambda: simulator.stats()["connections"][0]["ticks_sent"] > 100)
+        assert (await asyncio.to_thread(get, url, "/rate?ticks_per_second=0"))[0] == 200
+        while await ws.recv() != b"\0":
+            pass
+        for wrong in ("", "?ticks_per_second=-1", "?ticks_per_second=x"):
+            status, body = await asyncio.to_thread(get, url, f"/rate{wrong}")
+            assert status == 400
+            assert body["error"].startswith("ticks_per_second: ")
+
+
+@scenario
+async def test_record():
+    """The record of a connection has the messages with ticks that it was sent, damaged ones too, and nothing else."""
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder) / "of" / "all"
+        for fault in ([], ["malformed=3"]):
+            async with running(*fault, rate=5000, frame_ticks=5, record=record) as (url, simulator), client(url) as ws:
+                await subscribe(ws, *tokens(20), mode="full")
+                received = []
+                while len(received) < 50:
+                    message = await ws.recv()
+                    if is_ticks(message) or (isinstance(message, bytes) and fault and message != b"\0"):
+                        received.append(message)
+            written = messages_in((record / "connection-1.sent").read_bytes())
+            assert written[: len(received)] == received
+            ticks = sum(len(split(message)[0]) for message in written)
+            assert ticks == simulator.stats()["ticks_sent_total"]
+
+
+@scenario
+async def test_record_without_a_folder():
+    """Where a file is in the way of the folder for the record, the start fails and says so."""
+    with tempfile.NamedTemporaryFile() as file, pytest.raises(ConfigError, match=r"simulator\.record: /.*: File exists"):
+        async with running(record=Path(file.name)):
+            pass
 
 
 def test_client_that_does_not_read_is_dropped(monkeypatch):

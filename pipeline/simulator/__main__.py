@@ -30,6 +30,12 @@ from pipeline.simulator.server import Simulator
 @click.option("--instruments", type=int, help="Length of the list at GET /tokens.")
 @click.option("--seed", type=int, help="Seed of the market: the same seed gives the same instruments.")
 @click.option("--frame-ticks", type=int, help="Ticks in one message; 0 sends what every ten milliseconds bring.")
+@click.option(
+    "--record",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Write what each connection is sent into connection-N.sent there, to compare it with what was recorded.",
+)
 @click.option("--fault", "texts", multiple=True, metavar="FAULT", help="A fault on request, see above; repeatable.")
 @click.option("--print-tokens", type=click.IntRange(1, 9000), metavar="N", help="Print N tokens for a universe, end.")
 def main(file: Path | None, texts: tuple[str, ...], print_tokens: int | None, **options: Any) -> None:
@@ -53,7 +59,8 @@ def main(file: Path | None, texts: tuple[str, ...], print_tokens: int | None, **
       refuse=429@0+30   connects are refused with 429 for thirty seconds (or 403)
       profile=403       the REST API refuses every token (or answers with 429, 503)
 
-    While it runs, GET /stats tells what is subscribed and was sent, GET /tokens lists instruments, and
+    While it runs, GET /stats tells what is subscribed and was sent, GET /tokens lists instruments,
+    GET /rate?ticks_per_second=N changes the rate of each connection, and
     GET /fault?do=KIND&connection=N&after=S&for=S (every=N for malformed, status=N for refuse and profile)
     makes faults; GET /fault?do=clear ends them.
     """

@@ -49,6 +49,12 @@ def encode(packets: NDArray[np.void], sizes: NDArray[np.intp], frame_ticks: int)
     return out
 
 
+def header(payload_bytes: int) -> bytes:
+    """Return what goes before the payload of one binary message."""
+    head = _SHORT if payload_bytes < 126 else _MEDIUM if payload_bytes < 2**16 else _LONG
+    return _headers(head, np.array([payload_bytes])).tobytes()
+
+
 def _headers(head: np.dtype[Any], lengths: NDArray[np.intp]) -> NDArray[Any]:
     headers = np.empty(len(lengths), head)
     headers["opcode"] = _BINARY

@@ -4,6 +4,7 @@
     GET /user/profile                the REST API: tells whose token it is, and so whether it is good
     GET /stats                       what is subscribed and was sent, as JSON
     GET /tokens                      the market's list of instruments, as JSON
+    GET /rate?ticks_per_second=N     so many on each connection from now on
     GET /fault?do=KIND&...           a fault from now on: connection, after, for, every, status; do=clear ends all
 
 No page and no log line shows a key or a token.
@@ -20,12 +21,14 @@ from typing import Any, Final
 from urllib.parse import parse_qsl, urlsplit
 
 import orjson
+from pydantic import ValidationError
 from websockets.asyncio.server import Server as WebSocketServer
 from websockets.asyncio.server import ServerConnection, serve
 from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Request, Response
 
 from pipeline.config import Config
+from pipeline.config import Simulator as Settings
 from pipeline.errors import ConfigError
 from pipeline.simulator import market
 from pipeline.simulator.faults import Faults, from_fields
@@ -81,7 +84,15 @@ class Simulator:
         self.api_url = ""
 
     async def start(self) -> None:
-        """Listen; `url` and, for REST, `api_url` are where. Raises ConfigError when the address cannot be had."""
+        """Listen; `url` and, for REST, `api_url` are where.
+
+        Raises ConfigError when the address cannot be had, or there is no folder for the record.
+        """
+        if self._settings.record is not None:
+            try:
+                self._settings.record.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise ConfigError(f"simulator.record: {self._settings.record}: {error.strerror}") from None
         # At debug level websockets logs the request line, and with it the secrets; failures are logged here.
         quiet = logging.getLogger("pipeline.simulator.websockets")
         quiet.setLevel(logging.CRITICAL)
@@ -166,9 +177,11 @@ class Simulator:
                 return _json(ws, HTTPStatus.OK, self.stats())
             case "/tokens":
                 return _json(ws, HTTPStatus.OK, market.tokens(self._settings.instruments))
+            case "/rate":
+                return self._set_rate(ws, query)
             case "/fault":
                 return self._set_fault(ws, query)
-        known = "there are /user/profile, /stats, /tokens, /fault and the feed at /"
+        known = "there are /user/profile, /stats, /tokens, /rate, /fault and the feed at /"
         return _json(ws, HTTPStatus.NOT_FOUND, {"error": known})
 
     def _admit(self, ws: ServerConnection, query: dict[str, str], *, is_upgrade: bool) -> Response | None:
@@ -183,7 +196,7 @@ class Simulator:
         if not is_upgrade:
             return None  # websockets answers it with 426
         self._accepted += 1
-        session = Session(self._accepted, ws, self._market, self._settings.rate, self._settings.frame_ticks)
+        session = Session(self._accepted, ws, self._market, self._settings)
         self._apply_to(session, self._now_s())
         self._sessions[ws], self._keys[ws] = session, key
         watcher = asyncio.create_task(self._forget_when_closed(ws))
@@ -218,6 +231,17 @@ class Simulator:
         log.warning("connect refused with %d: %s", status, reason)
         return _error(ws, status)
 
+    def _set_rate(self, ws: ServerConnection, query: dict[str, str]) -> Response:
+        try:
+            section = Settings.model_validate({"rate": query.get("ticks_per_second")})
+        except ValidationError as error:
+            return _json(ws, HTTPStatus.BAD_REQUEST, {"error": f"ticks_per_second: {error.errors()[0]['msg'].lower()}"})
+        self._settings = self._settings.model_copy(update={"rate": section.rate})
+        for session in self._sessions.values():
+            session.rate = section.rate
+        log.info("%d ticks/s on each connection", section.rate)
+        return _json(ws, HTTPStatus.OK, {"ticks_per_second": section.rate})
+
     def _set_fault(self, ws: ServerConnection, query: dict[str, str]) -> Response:
         now_s = self._now_s()
         if query.get("do") == "clear":
@@ -251,6 +275,7 @@ class Simulator:
     async def _forget_when_closed(self, ws: ServerConnection) -> None:
         await ws.wait_closed()
         session = self._sessions.pop(ws)
+        session.close_record()
         del self._keys[ws]
         self._closed.append({"id": session.number, "ticks_sent": session.ticks_sent})
         self._closed_ticks += session.ticks_sent

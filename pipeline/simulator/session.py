@@ -13,9 +13,9 @@ import orjson
 from websockets.asyncio.server import ServerConnection, broadcast
 from websockets.protocol import State
 
-from pipeline.config import MAX_INSTRUMENTS
+from pipeline.config import MAX_INSTRUMENTS, Simulator
 from pipeline.simulator.faults import damage
-from pipeline.simulator.frames import FRAME_TICKS_MAX, encode
+from pipeline.simulator.frames import FRAME_TICKS_MAX, encode, header
 from pipeline.simulator.market import INDEX_CODE, Market, Packets, Rows, is_known
 
 log = logging.getLogger(__name__)
@@ -28,15 +28,21 @@ HEARTBEAT_S: Final = 1.0
 CATCH_UP_S: Final = 1.0  # ticks that are late by more than this are never made
 BATCH_MAX: Final = 30_000  # ticks made at once, so that one connection does not hold up the others
 BUFFER_MAX: Final = 4 * 2**20  # bytes not yet taken by the client; above it no ticks are made
+RECORD_BUFFER: Final = 2**20  # bytes
 STALL_S = 5.0  # a client that leaves the buffer above that for so long is dropped, as Kite does
 
 
 class Session:
-    """A connection with its number, counts and subscriptions; modes by token in `modes`."""
+    """A connection with its number, counts and subscriptions; modes by token in `modes`.
 
-    def __init__(self, number: int, ws: ServerConnection, market: Market, rate: int, frame_ticks: int) -> None:
+    With a folder for a record, its file `connection-NUMBER.sent` gets every binary message with ticks, as it was handed
+    to the transport. Raises OSError where it cannot be made.
+    """
+
+    def __init__(self, number: int, ws: ServerConnection, market: Market, settings: Simulator) -> None:
         self.number = number
         self.ws = ws
+        self.rate = settings.rate  # ticks a second
         self.modes: dict[int, str] = {}
         self.ticks_sent = 0  # whole packets that were handed to the transport
         self.frames_sent = 0  # binary messages with ticks
@@ -44,9 +50,9 @@ class Session:
         self.silent = False  # fault: nothing is sent
         self.malformed_every = 0  # fault: of so many messages one is damaged; 0: none
         self._market = market
-        self._rate = rate
-        self._frame_ticks = frame_ticks or FRAME_TICKS_MAX
-        self._waits_for_frame = bool(frame_ticks)
+        self._record = settings.record and (settings.record / f"connection-{number}.sent").open("wb", RECORD_BUFFER)
+        self._frame_ticks = settings.frame_ticks or FRAME_TICKS_MAX
+        self._waits_for_frame = bool(settings.frame_ticks)
         self._due = 0.0  # ticks, with their fraction
         self._rows = np.zeros(0, np.intp)  # the round in which instruments tick
         self._sizes = np.zeros(0, np.intp)  # packet length of each
@@ -99,8 +105,8 @@ class Session:
             return
         if self._changed:
             self._make_round()
-        ceiling = max(self._rate * CATCH_UP_S, self._frame_ticks if self._waits_for_frame else 0)
-        self._due = min(self._due + elapsed_s * self._rate, ceiling) if self.modes else 0.0
+        ceiling = max(self.rate * CATCH_UP_S, self._frame_ticks if self._waits_for_frame else 0)
+        self._due = min(self._due + elapsed_s * self.rate, ceiling) if self.modes else 0.0
         number = min(int(self._due), BATCH_MAX)
         if self._waits_for_frame:
             number -= number % self._frame_ticks
@@ -113,6 +119,11 @@ class Session:
     def abort(self) -> None:
         """Drop the TCP connection without a closing handshake: the client sees 1006."""
         self.ws.transport.abort()
+
+    def close_record(self) -> None:
+        """Write what is left of the record; nothing is sent any more."""
+        if self._record is not None:
+            self._record.close()
 
     def stats(self) -> dict[str, Any]:
         """Return what `GET /stats` tells of this connection."""
@@ -170,7 +181,7 @@ class Session:
         if self.malformed_every:
             self._send_damaged(packets, sizes)
             return
-        self.ws.transport.write(encode(packets, sizes, self._frame_ticks).data)
+        self._write(encode(packets, sizes, self._frame_ticks).data)
         self.ticks_sent += len(sizes)
         self.frames_sent += -(-len(sizes) // self._frame_ticks)
         self._sent_at = time.monotonic()
@@ -186,11 +197,19 @@ class Session:
                 payload_bytes = 2 + ticks * 2 + int(sizes[these].sum())
                 message, ticks = damage(frame[-payload_bytes:], self.damaged_frames)
                 self.damaged_frames += 1
-                self._broadcast(message)
+                if isinstance(message, bytes):
+                    self._write(header(len(message)) + message)
+                else:
+                    self._broadcast(message)
             else:
-                self.ws.transport.write(frame)
+                self._write(frame)
             self.ticks_sent += ticks
         self._sent_at = time.monotonic()
+
+    def _write(self, messages: bytes | memoryview) -> None:
+        self.ws.transport.write(messages)
+        if self._record is not None:
+            self._record.write(messages)
 
     def _broadcast(self, message: str | bytes) -> None:
         """Send one message without ever waiting, which is what websockets' `broadcast` is for."""
