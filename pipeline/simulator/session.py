@@ -6,7 +6,7 @@ read, and costs more for one message than numpy needs for a hundred ticks.
 
 import logging
 import time
-from typing import Any, Final
+from typing import Any, BinaryIO, Final
 
 import numpy as np
 import orjson
@@ -50,7 +50,9 @@ class Session:
         self.silent = False  # fault: nothing is sent
         self.malformed_every = 0  # fault: of so many messages one is damaged; 0: none
         self._market = market
-        self._record = settings.record and (settings.record / f"connection-{number}.sent").open("wb", RECORD_BUFFER)
+        self._record: BinaryIO | None = None
+        if settings.record is not None:
+            self._record = (settings.record / f"connection-{number}.sent").open("wb", RECORD_BUFFER)
         self._frame_ticks = settings.frame_ticks or FRAME_TICKS_MAX
         self._waits_for_frame = bool(settings.frame_ticks)
         self._due = 0.0  # ticks, with their fraction
