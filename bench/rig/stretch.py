@@ -1,0 +1,74 @@
+"""A stretch of recording at one rate, and what it cost."""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from bench.rig import usage
+from bench.rig.recorder import Recorder, silence
+from bench.rig.simulator import Simulator
+
+LOOK_S = 0.25
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What happened from the first tick until all was stored, or nothing more came."""
+
+    rate: int  # ticks a second, that were asked for
+    seconds: float  # in which the simulator was to send them
+    drain_s: float  # and until all was stored after that
+    sent: int
+    stored: int
+    behind_s: float  # for how long a tick waited at most that was received and not stored, meanwhile
+    cpu_s: Mapping[str, float]  # by role; of the recorder, and the simulator
+
+    @property
+    def lost(self) -> int:
+        """How many ticks are not stored."""
+        return max(self.sent - self.stored, 0)
+
+    @property
+    def sent_per_s(self) -> float:
+        """At which rate the simulator could send; less than was asked for where the recorder does not read in time."""
+        return self.sent / self.seconds
+
+    def us_per_tick(self, *roles: str) -> float:
+        """Return the CPU time of these roles for one tick, in microseconds; without roles that of the recorder."""
+        chosen = roles or [role for role in self.cpu_s if role != Simulator.role]
+        return sum(self.cpu_s[role] for role in chosen) / max(self.sent, 1) * 1e6
+
+    @property
+    def share(self) -> dict[str, float]:
+        """How much of one core each role has used."""
+        return {role: seconds / (self.seconds + self.drain_s) for role, seconds in self.cpu_s.items()}
+
+
+def stretch(
+    simulator: Simulator,
+    recorder: Recorder,
+    *,
+    rate: int,
+    connections: int,
+    seconds: float,
+    on_look: Callable[[float], object] = lambda _: None,
+) -> Stretch:
+    """Send so many ticks a second over these connections, for so long, then none, and wait until they are stored.
+
+    `on_look` is told a few times a second how many seconds have passed.
+    """
+    pids = recorder.pids | simulator.pids
+    before, sent, stored = usage.cpu_by_role(pids), simulator.sent, recorder.lines()
+    behind_s = 0.0
+    began = time.monotonic()
+    simulator.set_rate(rate, connections)
+    while (passed := time.monotonic() - began) < seconds:
+        on_look(passed)
+        time.sleep(min(LOOK_S, seconds - passed))
+        behind_s = max(behind_s, recorder.behind())
+    lasted = time.monotonic() - began
+    total = silence(simulator, recorder, connections)
+    drained = time.monotonic() - began - lasted
+    now = usage.cpu_by_role(pids)
+    cpu = {role: now[role] - used for role, used in before.items() if role in now}
+    return Stretch(rate, lasted, drained, total - sent, recorder.lines() - stored, behind_s, cpu)
