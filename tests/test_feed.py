@@ -7,6 +7,7 @@ import ipaddress
 import itertools
 import json
 import os
+import random
 import ssl
 import struct
 import subprocess
@@ -339,6 +340,31 @@ async def test_messages_arrive_raw_and_in_order(feed):
         await until(lambda: len(feed.heard("frame", "text")) == len(sent) + 1, "all messages")
     sent.append((BINARY, b"abcdef"))
     expected = [("text" if o == TEXT else "frame", len(payload), payload[:100].hex()) for o, payload in sent]
+    assert [(e["event"], e["size"], e["data"]) for e in feed.heard("frame", "text")] == expected
+
+
+@on_loop
+async def test_messages_arrive_whole_however_they_are_cut(feed):
+    """Where the pieces that TCP brings begin and end makes no difference, be it within a header or a control frame."""
+    sent = [(BINARY, b"x" * size) for size in (1, 0, 3, 126, 300)] * 3 + [(TEXT, b"text"), (BINARY, b"y" * 70_000)]
+    sent += [(PING, b"ping"), (BINARY, b"z" * 130)] * 2 + [(BINARY, bytes([n])) for n in range(20)]
+    data = b"".join(frame(opcode, payload) for opcode, payload in sent)
+    data += b"\x02\x03abc" + b"\x89\x01p" + b"\x80\x01f" + frame(BINARY, b"last")
+    heard = [(opcode, payload) for opcode, payload in sent if opcode != PING] + [(BINARY, b"abcf"), (BINARY, b"last")]
+    expected = [("text" if o == TEXT else "frame", len(payload), payload[:100].hex()) for o, payload in heard]
+    chance = random.Random(1)
+    async with KiteServer() as server:
+        await feed.begin(server.url)
+        await feed.state("live")
+        at = 0
+        while at < len(data):
+            size = chance.choice((1, 2, 3, 5, 100, 5000, 50_000))
+            await server.peers[0].send(data[at : at + size])
+            at += size
+            if at < 4000 or at > len(data) - 300:  # time for the piece to arrive by itself
+                await feed.tell("look")
+        await until(lambda: len(feed.heard("frame", "text")) == len(expected), "all messages")
+        assert server.peers[0].pongs == [b"ping", b"ping", b"p"]
     assert [(e["event"], e["size"], e["data"]) for e in feed.heard("frame", "text")] == expected
 
 
