@@ -164,11 +164,11 @@ class Outlet:
         """Yield runs of records of one day, numbered without a hole, of which something is behind `sent`."""
         run: list[Record] = []
         run_day = date.min
-        reached = self.sent
+        seq, event_seq = self.sent
         for record in records:
             last = record.first_seq + record.numbered - 1
             is_frame = record.kind == Kind.FRAME
-            before = reached.seq if is_frame else reached.event_seq
+            before = seq if is_frame else event_seq
             if record.kind > Kind.EVENT or record.numbered == 0 or last <= before:
                 self._last_ns = record.recv_ns
                 continue
@@ -181,7 +181,10 @@ class Outlet:
                 losses.append(self._loss(before + 1, record.first_seq - 1, record.recv_ns))
             run.append(record)
             run_day = day
-            reached = Mark(last, reached.event_seq) if is_frame else Mark(reached.seq, last)
+            if is_frame:
+                seq = last
+            else:
+                event_seq = last
             self._last_ns = record.recv_ns
         if run:
             yield run_day, run

@@ -18,15 +18,17 @@ from collections.abc import Iterator
 from enum import IntEnum
 from typing import NamedTuple
 
+import msgspec
+
 from pipeline.wire import Mark
 
 MAGIC = b"MDR1"
 
-_RECORD = struct.Struct("<4sIIB3xIQQ")
+_MARK = struct.Struct("<4sI")
+_FIELDS = struct.Struct("<IB3xIQQ")
 _STATE = struct.Struct("<Q")  # payload of a segment record: event_seq; its seq and recv_ns are in the header
-_CRC_FROM = 8
-HEADER_BYTES = _RECORD.size
-SEGMENT_RECORD_BYTES = _RECORD.size + _STATE.size
+HEADER_BYTES = _MARK.size + _FIELDS.size
+SEGMENT_RECORD_BYTES = HEADER_BYTES + _STATE.size
 
 
 class Kind(IntEnum):
@@ -39,7 +41,7 @@ class Kind(IntEnum):
     WANTED = 4  # from here on it has, and misses something since `recv_ns`: no frame came yet, or not of all of them
 
 
-class Record(NamedTuple):
+class Record(msgspec.Struct, frozen=True, gc=False):
     """One record, see the layout above."""
 
     kind: int
@@ -58,9 +60,8 @@ class Damage(NamedTuple):
 
 def encode_record(kind: int, first_seq: int, numbered: int, recv_ns: int, payload: bytes) -> bytes:
     """Return one record as bytes."""
-    header = _RECORD.pack(MAGIC, 0, len(payload), kind, numbered, first_seq, recv_ns)
-    crc = zlib.crc32(payload, zlib.crc32(header[_CRC_FROM:]))
-    return b"".join((MAGIC, crc.to_bytes(4, "little"), header[_CRC_FROM:], payload))
+    fields = _FIELDS.pack(len(payload), kind, numbered, first_seq, recv_ns)
+    return b"".join((_MARK.pack(MAGIC, zlib.crc32(payload, zlib.crc32(fields))), fields, payload))
 
 
 def parse(data: bytes, start: int = 0) -> Iterator[tuple[Record | Damage, int]]:
@@ -83,13 +84,14 @@ def parse(data: bytes, start: int = 0) -> Iterator[tuple[Record | Damage, int]]:
 
 def record_at(data: bytes, offset: int) -> tuple[Record, int] | None:
     """Return the record that begins at `offset` and the offset behind it, None if there is no whole, undamaged one."""
-    if offset + _RECORD.size > len(data):
+    if offset + HEADER_BYTES > len(data):
         return None
-    magic, crc, length, kind, numbered, first_seq, recv_ns = _RECORD.unpack_from(data, offset)
-    end = offset + _RECORD.size + length
-    if magic != MAGIC or end > len(data) or zlib.crc32(memoryview(data)[offset + _CRC_FROM : end]) != crc:
+    magic, crc = _MARK.unpack_from(data, offset)
+    length, kind, numbered, first_seq, recv_ns = _FIELDS.unpack_from(data, offset + _MARK.size)
+    end = offset + HEADER_BYTES + length
+    if magic != MAGIC or end > len(data) or zlib.crc32(memoryview(data)[offset + _MARK.size : end]) != crc:
         return None
-    return Record(kind, first_seq, numbered, recv_ns, data[offset + _RECORD.size : end]), end
+    return Record(kind, first_seq, numbered, recv_ns, data[offset + HEADER_BYTES : end]), end
 
 
 def encode_segment(last: Mark, last_recv_ns: int) -> bytes:

@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
+import msgspec
+
 from pipeline.durable import write_all
 from pipeline.errors import SpoolFullError
 from pipeline.records import (
@@ -42,7 +44,7 @@ BALLAST = "ballast"
 EVENT_RESERVE_BYTES = 2**20  # above the limit: what says that frames were refused must find room
 
 
-class Incoming(NamedTuple):
+class Incoming(msgspec.Struct, frozen=True, gc=False):
     """A frame that is to be appended."""
 
     recv_ns: int
@@ -142,10 +144,10 @@ class Spool:
         """
         seq = self.last.seq
         records, encoded = [], []
-        for recv_ns, ticks, raw in frames:
-            records.append(Record(Kind.FRAME, seq + 1, ticks, recv_ns, raw))
-            encoded.append(encode_record(Kind.FRAME, seq + 1, ticks, recv_ns, raw))
-            seq += ticks
+        for frame in frames:
+            records.append(Record(Kind.FRAME, seq + 1, frame.ticks, frame.recv_ns, frame.raw))
+            encoded.append(encode_record(Kind.FRAME, seq + 1, frame.ticks, frame.recv_ns, frame.raw))
+            seq += frame.ticks
         last_recv_ns = frames[-1].recv_ns
         if missing_since_ns is not None:
             last_recv_ns = missing_since_ns
