@@ -495,6 +495,7 @@ def main() -> int:
 async def _run(config: Config, connection_id: int, context: "zmq.Context[zmq.Socket[bytes]]", *, drain: bool) -> int:
     with role.StartSigns(context, config.runtime.run_dir, role.worker_role(connection_id)):
         worker = Worker(config, connection_id, context)
+        role.spare_collector()
     return await worker.run(drain=drain)
 
 

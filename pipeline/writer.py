@@ -143,6 +143,7 @@ class Writer:
         poller = zmq.Poller()
         poller.register(pull, zmq.POLLIN)
         poller.register(self._syncer.fd, zmq.POLLIN)
+        role.spare_collector()
         while not self._stopping:
             poller.modify(pull, zmq.POLLIN if self._taking else 0)
             self._busy_since_s = 0.0

@@ -1,6 +1,7 @@
 """Locks, and sockets in folders with long names."""
 
 import fcntl
+import gc
 import logging
 import os
 import stat
@@ -17,7 +18,7 @@ import zmq
 from pipeline import __version__, role
 from pipeline.config import Config
 from pipeline.errors import AlreadyRunningError, ConfigError
-from pipeline.role import Holder, Lock, RelayHandler, StatusLine, endpoint, read_holder
+from pipeline.role import Holder, Lock, RelayHandler, StatusLine, endpoint, read_holder, spare_collector
 from pipeline.wire import STATUS_SOCKET
 
 DEADLINE_S = 20
@@ -201,3 +202,16 @@ def test_the_status_line_never_waits(tmp_path):
         context.destroy(linger=0)
     assert heard == list(range(len(heard)))
     assert 0 < len(heard) < 5000
+
+
+def test_the_collector_is_spared():
+    """What has started is not looked at again by the collector, which comes only after many new objects."""
+    threshold = gc.get_threshold()
+    try:
+        spare_collector()
+        assert gc.get_freeze_count() > 1000
+        assert gc.isenabled()
+        assert gc.get_threshold()[0] > threshold[0]
+    finally:
+        gc.unfreeze()
+        gc.set_threshold(*threshold)
