@@ -29,7 +29,7 @@ lint: .venv/dev
 	$(BIN)/lint-imports
 
 drills: .venv/dev
-	$(BIN)/python -m bench.drills takeover
+	$(BIN)/python -m bench.failover --how mixed --connection both
 	$(BIN)/python -m bench.drills kills
 	$(BIN)/python -m bench.drills faults
 

@@ -1,6 +1,5 @@
 """Kill campaigns: what the test suite does a few times, many times.
 
-    python -m bench.drills takeover --kills 50
     python -m bench.drills kills --writer 200 --workers 200 --supervisor 50
     python -m bench.drills faults --faults 150 --seed 1
 
@@ -49,24 +48,6 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--kills", default=50, show_default=True, type=click.IntRange(min=1), metavar="N")
-@click.option(
-    "--connection",
-    default="1",
-    show_default=True,
-    type=click.Choice(["1", "2", "both"]),
-    help="Whose worker is killed; both: in turn.",
-)
-@options
-def takeover(*, kills: int, connection: str, keep: bool, as_json: bool) -> None:
-    """Kill a worker at 5,000 ticks/s: the spare takes over, and gives back."""
-    homes = [1 + kill % 2 if connection == "both" else int(connection) for kill in range(kills)]
-    with ground(keep=keep) as (kite, recorder), progress(homes) as bar:
-        seen = drills.takeovers(kite, recorder, bar)
-    show(seen, as_json=as_json)
-
-
-@main.command()
 @click.option("--writer", default=200, show_default=True, type=click.IntRange(min=0), metavar="N")
 @click.option("--workers", default=200, show_default=True, type=click.IntRange(min=0), metavar="N")
 @click.option("--supervisor", default=50, show_default=True, type=click.IntRange(min=0), metavar="N")
@@ -110,14 +91,14 @@ def ground(*, keep: bool) -> Iterator[tuple[Kite, Service]]:
 
     It stays where a check fails, whatever `keep` says.
     """
-    folder = Path(tempfile.mkdtemp(prefix="mds-drill-"))
+    folder = Path(tempfile.mkdtemp(prefix="mds-bench-"))
     kite = Kite(folder / "kite")
     recorder = Service(folder / "service", kite={"ws_url": kite.url}, **drills.SETTINGS)
-    stays = True
+    stays = keep
     try:
         yield kite, recorder
-        stays = keep
     except AssertionError as error:
+        stays = True
         raise click.ClickException(str(error)) from None
     finally:
         recorder.kill_all()
@@ -136,7 +117,7 @@ def progress(items: Sequence[_Item]) -> Any:
 def show(seen: Figures, *, as_json: bool) -> None:
     """Print the figures."""
     if as_json:
-        click.echo(json.dumps(asdict(seen) | {"lost": 0, "stored_twice": 0, "takeover_ms": seen.takeover_ms}))
+        click.echo(json.dumps(asdict(seen) | {"lost": 0, "stored_twice": 0}))
         return
     table = tables.table("", ">")
     for name, value in rows(seen):
@@ -163,8 +144,6 @@ def rows(seen: Figures) -> Iterator[tuple[str, str]]:
     yield "longest of one instrument", f"{seen.longest_uncovered_s:.3f} s"
     yield "longest time on two connections", f"{seen.overlap_s:.3f} s"
     yield "killed by the supervisor as hung", f"{seen.hung:,}"
-    for name, ms in seen.takeover_ms.items():
-        yield f"kill to first tick of the spare on disk, {name}", f"{ms:,.0f} ms"
 
 
 if __name__ == "__main__":

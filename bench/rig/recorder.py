@@ -1,7 +1,7 @@
 """What is measured: something that records what the simulator sends into files."""
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -25,8 +25,8 @@ class Recorder(Protocol):
         """Its processes, by role."""
 
     @property
-    def lines(self) -> "LineCount":
-        """What is stored by now."""
+    def lines(self) -> Callable[[], int]:
+        """Tells what is stored by now."""
 
     def behind(self) -> float:
         """Return for how many seconds the oldest tick waits that was received and is not stored."""
@@ -65,7 +65,7 @@ class Pipeline:
         self.service = Service(folder / "service", **{"kite": kite, **settings})
         self.data_dir = self.service.data_dir
         self.run_dir = self.service.run_dir
-        self.lines = LineCount(self.data_dir)
+        self.lines: Callable[[], int] = LineCount(self.data_dir)
         try:
             self.service.start()
             self.service.wait_for(lambda status: status["processes"]["worker-1"]["state"] == "running", "it runs")

@@ -33,7 +33,12 @@ class Simulator:
             words.append(f"--record={self.folder}")
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
-                [MDS, "simulate", *words], cwd=self.folder, stdout=subprocess.PIPE, stderr=log, text=True
+                [MDS, "simulate", *words],
+                cwd=self.folder,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                text=True,
+                start_new_session=True,  # Ctrl-C is for the benchmark, which ends it when it has read its counts
             )
         assert self.process.stdout is not None
         self.url = self.process.stdout.readline().split()[-1]

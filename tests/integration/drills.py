@@ -9,7 +9,6 @@ of ticks: what is stored is read through once, and of a tick only its id is kept
 import json
 import random
 import signal
-import statistics
 import time
 from array import array
 from collections import Counter, defaultdict
@@ -54,15 +53,6 @@ class Figures:
     overstated_instrument_s: float = 0.0  # on record, though recorded, or not subscribed at all
     takeovers_ms: list[float] = field(default_factory=list)  # from a kill to the first tick of the spare on disk
     faults: dict[str, int] = field(default_factory=dict)  # what else was done, by kind
-
-    @property
-    def takeover_ms(self) -> dict[str, float]:
-        """Median, 99 % and longest, where there were any."""
-        ms = self.takeovers_ms
-        if not ms:
-            return {}
-        slow = statistics.quantiles(ms, n=100, method="inclusive")[-1] if len(ms) > 1 else max(ms)
-        return {"median": statistics.median(ms), "p99": slow, "max": max(ms)}
 
 
 # The drills.

@@ -32,6 +32,7 @@ class Kite:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             cwd=ROOT,
+            start_new_session=True,  # Ctrl-C is not for it: it ends with its stdin
         )
         self.port = int(self._answer())
 
