@@ -51,7 +51,6 @@ class Figures:
     overlap_s: float  # for which an instrument was on two connections at most
     hung: int  # processes that the supervisor has killed because they were silent
     overstated_instrument_s: float = 0.0  # on record, though recorded, or not subscribed at all
-    takeovers_ms: list[float] = field(default_factory=list)  # from a kill to the first tick of the spare on disk
     faults: dict[str, int] = field(default_factory=dict)  # what else was done, by kind
 
 
@@ -65,14 +64,12 @@ def takeovers(kite: Kite, service: Service, homes: Iterable[int], *, frame: int 
     """
     begin(kite, service, 10_000, frame)
     killed: list[int] = []
-    took_ms: list[float] = []
     began_s = time.monotonic()
     for home in homes:
         until_on_disk(service, home, size(service))
-        offset, killed_s = size(service), time.monotonic()
+        offset = size(service)
         service.send(f"worker-{home}", signal.SIGKILL)
         until_on_disk(service, 3, offset)
-        took_ms.append((time.monotonic() - killed_s) * 1000)
         killed.append(home)
         wait_until_home(kite, service)
     duration_s = time.monotonic() - began_s
@@ -86,7 +83,7 @@ def takeovers(kite: Kite, service: Service, homes: Iterable[int], *, frame: int 
     assert times == (len(killed), len(killed)), f"failovers and failbacks: {times}"
     assert_gaps_are_exact(service, recording, killed)
     kills = Counter(f"worker-{home}" for home in killed)
-    return figures(kite, service, recording, kills=kills, duration_s=duration_s, takeovers_ms=took_ms)
+    return figures(kite, service, recording, kills=kills, duration_s=duration_s)
 
 
 def random_kills(
@@ -221,7 +218,6 @@ def figures(
     *,
     kills: Mapping[str, int],
     duration_s: float,
-    takeovers_ms: Sequence[float] = (),
     faults: Mapping[str, int] | None = None,
 ) -> Figures:
     """Return what there is to tell of a drill that has ended."""
@@ -240,7 +236,6 @@ def figures(
         overlap_s=longest_overlap_s(kite),
         hung=len(service.events("process_hung")),
         overstated_instrument_s=sum((to - since) / 1e9 for spans in overstated for since, to in spans),
-        takeovers_ms=list(takeovers_ms),
         faults=dict(faults or {}),
     )
 
