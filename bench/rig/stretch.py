@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bench.rig import usage
 from bench.rig.recorder import Recorder, silence
@@ -22,6 +22,7 @@ class Stretch:
     stored: int
     behind_s: float  # for how long a tick waited at most that was received and not stored, meanwhile
     cpu_s: Mapping[str, float]  # by role; of the recorder, and the simulator
+    share: Mapping[str, float] = field(default_factory=dict)  # of one core, by role, while ticks were sent
 
     @property
     def lost(self) -> int:
@@ -37,11 +38,6 @@ class Stretch:
         """Return the CPU time of these roles for one tick, in microseconds; without roles that of the recorder."""
         chosen = roles or [role for role in self.cpu_s if role != Simulator.role]
         return sum(self.cpu_s[role] for role in chosen) / max(self.sent, 1) * 1e6
-
-    @property
-    def share(self) -> dict[str, float]:
-        """How much of one core each role has used."""
-        return {role: seconds / (self.seconds + self.drain_s) for role, seconds in self.cpu_s.items()}
 
 
 def stretch(
@@ -65,10 +61,16 @@ def stretch(
     while (passed := time.monotonic() - began) < seconds:
         on_look(passed)
         time.sleep(min(LOOK_S, seconds - passed))
-        behind_s = max(behind_s, recorder.behind())
-    lasted = time.monotonic() - began
+        if rate:  # asking costs the recorder more than having nothing to do
+            behind_s = max(behind_s, recorder.behind())
+    lasted, busy = time.monotonic() - began, usage.cpu_by_role(pids)
     total = silence(simulator, recorder, connections)
     drained = time.monotonic() - began - lasted
-    now = usage.cpu_by_role(pids)
-    cpu = {role: now[role] - used for role, used in before.items() if role in now}
-    return Stretch(rate, lasted, drained, total - sent, recorder.lines() - stored, behind_s, cpu)
+    cpu = _used(before, usage.cpu_by_role(pids))
+    share = {role: seconds / lasted for role, seconds in _used(before, busy).items()}
+    return Stretch(rate, lasted, drained, total - sent, recorder.lines() - stored, behind_s, cpu, share)
+
+
+def _used(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:
+    """Return how much CPU time each role has used between these, those that are gone left out."""
+    return {role: now[role] - used for role, used in before.items() if role in now}
