@@ -164,6 +164,7 @@ class Supervisor:
         self._open_desk()
         self._begin()
         self._notifier.start()
+        role.spare_collector()
         tasks: list[asyncio.Task[Any]] = [
             asyncio.create_task(self._read_status(status)),
             asyncio.create_task(self._answer(control)),
