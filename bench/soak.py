@@ -2,16 +2,16 @@
 
 At a steady rate it is looked at every second for what waits to be stored, and every `--every` seconds for memory, open
 files, and what is sent and stored. Each stored line is checked once, soon after it was written: it is a tick, and the
-numbers of its stream go on without a hole. At the end the simulator falls silent, the recorder is stopped, and `mds
-verify` reads all of it. Without kills as much as was sent must be stored.
+numbers of its stream go on without a hole. At the end the simulator falls silent, the recorder is stopped, what is
+stored is compared with what was sent, tick for tick, and `mds verify` reads all of it.
 
 Memory of one process is what is resident, shared pages included; of all together shared pages count once (PSS). Both
 and the open files are flat if a line through them, by least squares and without the warm-up, rises over the run by no
-more than `bench.soaked` allows. With kills a role is judged by the process that has lived longest. Whether it is flat
-is shown; the exit code is about loss only.
+more than `bench.rig.soaked` allows. With kills a role is judged by the process that has lived longest. Whether it is
+flat is shown; the exit code is about loss only.
 
-With kills what was on its way to a worker when it was killed is lost; there must be gap records. How much it may be
-cannot be known from counts: it is shown.
+With kills what was on its way to a worker when it was killed is lost: of what each socket was sent the beginning is
+stored, and there must be gap records. How much is lost is shown.
 
 With `--discard` the blocks of checked lines are given back to the disk, all but the end of each file, while its size
 stays. The recorder does not notice: a writer that begins again reads from its checkpoint on. `mds verify` could not
@@ -33,13 +33,14 @@ from typing import TextIO
 
 import click
 
-from bench.rig import show
+from bench.rig import show, soaked
+from bench.rig.compare import compare
 from bench.rig.recorder import Pipeline, silence
 from bench.rig.room import bytes_per_tick
 from bench.rig.simulator import MODES, Simulator, plan
+from bench.rig.soaked import Soak, figures, tables
+from bench.rig.soaking import LOOK_S, SPARE_BYTES, Csv, Kills, Watch
 from bench.rig.stored import KEPT_BYTES, StoredTicks, punch
-from bench.soaked import Soak, figures, tables
-from bench.soaking import LOOK_S, SPARE_BYTES, Csv, Kills, Watch
 from pipeline.config import MAX_INSTRUMENTS
 from pipeline.errors import MdsError
 from tests.integration import service
@@ -190,9 +191,12 @@ def end(
     gaps = json.loads(recorded.mds("gaps", "--json").stdout)["totals"]
     soak.gaps, soak.gap_instrument_s = gaps["gaps"], gaps["instrument_seconds"]
     if discard:
-        show.note("mds verify is left out: what was checked is discarded")
+        show.note("what was checked is discarded: it is not compared, and mds verify left out")
         return
-    show.note("reading back")
+    show.note("comparing what is stored with what was sent")
+    simulator.close()
+    soak.problems += soaked.differences(compare(simulator.sent_files, recorder.data_dir), is_cut=soak.is_cut)
+    show.note("mds verify reads all of it")
     code, verdict = recorded.verify()
     soak.verified = code == 0
     soak.problems += [f"mds verify: {problem['message']}" for problem in verdict["problems"][:5]]

@@ -25,7 +25,8 @@ def a_run(us: float, *, rate: int = 1000, memory_mb: float = 100.0) -> Run:
     """Return a round of ten seconds in which every role took as much, `us` in all for a tick, 1 % of a core idle."""
     sent = rate * 10
     each_s = us * sent / 1e6 / 5 if sent else 0.02
-    return Run(Stretch(rate, 10.0, 0.0, sent, sent, 0.0, dict.fromkeys(ROLES, each_s)), memory_mb)
+    used, share = dict.fromkeys(ROLES, each_s), dict.fromkeys(ROLES, each_s / 10)
+    return Run(Stretch(rate, 10.0, 0.0, sent, sent, 0.0, used, share), memory_mb)
 
 
 def a_cost(us: float, instruments: int = 90, rate: int = 1000) -> Cost:
@@ -77,7 +78,7 @@ def test_without_ticks_there_is_no_cost_of_one():
 def test_a_rate_that_could_not_be_sent_is_not_shown_as_if(sent: int, rate: float) -> None:
     """Within two per cent it is the rate that was asked for."""
     run = a_run(1.0)
-    short = Run(Stretch(1000, 10.0, 0.0, sent, sent, 0.0, run.stretch.cpu_s), 1.0)
+    short = Run(Stretch(1000, 10.0, 0.0, sent, sent, 0.0, run.stretch.cpu_s, run.stretch.share), 1.0)
     assert cost_of(Point(90, 1000), [short]).rate == rate
 
 

@@ -12,12 +12,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench import soak, soaked, soaking
+from bench import soak
+from bench.rig import soaked, soaking
 from bench.rig.growth import LEAST_S, WARM_UP_S, growth
 from bench.rig.room import bytes_per_tick
+from bench.rig.soaked import ALL, Sample, Soak, Use
 from bench.rig.spread import Spread, bar, histogram
 from bench.rig.stored import PAGE_BYTES, StoredTicks, punch
-from bench.soaked import ALL, Sample, Soak, Use
 from pipeline.files import tick_file_name
 from pipeline.ticks import LtpTick, encode_lines
 

@@ -442,6 +442,21 @@ async def test_rate_on_request():
 
 
 @scenario
+async def test_without_a_rate_nothing_follows():
+    """When the rate has become 0, not even ticks that were late are sent: what has been sent by then is all."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(session, "BATCH_MAX", 1000)  # it is always late
+        async with running(rate=1_000_000, frame_ticks=100) as (url, simulator), client(url) as ws:
+            await subscribe(ws, *tokens(20))
+            await first_of(ws, is_ticks)
+            await until(lambda: simulator.stats()["ticks_sent_total"] > 2000)
+            await asyncio.to_thread(get, url, "/rate?ticks_per_second=0")
+            sent = simulator.stats()["ticks_sent_total"]
+            await first_of(ws, lambda message: message == b"\0")
+            assert simulator.stats()["ticks_sent_total"] == sent
+
+
+@scenario
 async def test_record():
     """The record of a connection has the messages with ticks that it was sent, damaged ones too, and nothing else."""
     with tempfile.TemporaryDirectory() as folder:

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from bench.rig.simulator import Plan, Simulator, instruments_in
 from pipeline.client import Client
@@ -12,7 +12,8 @@ from tests.integration.service import Service, Status, until
 
 ROLES = ("supervisor", "writer", "worker-1", "worker-2", "worker-3")
 STUCK_S = 20.0  # without a further tick on disk: what is missing does not come any more
-POLL_S = 0.05
+POLL_S = 0.02
+QUIET_S = 0.1  # without a further byte: worth counting the lines
 
 
 class Recorder(Protocol):
@@ -108,20 +109,35 @@ class Pipeline:
         self.service.kill_all()
 
 
-def silence(simulator: Simulator, recorder: Recorder, connections: int) -> int:
-    """Let the simulator send nothing more, and wait until all that it has sent is stored, or nothing more comes.
+class Drain(NamedTuple):
+    """How a recording ended."""
 
-    Return how many ticks it has sent.
-    """
+    sent: int  # ticks, by the simulator, since it runs
+    seconds: float  # from the last tick sent until the last byte was written; what counting takes is not in it
+
+
+def drain(simulator: Simulator, recorder: Recorder, connections: int) -> Drain:
+    """Let the simulator send nothing more, and wait until all that it has sent is stored, or nothing more comes."""
     simulator.set_rate(0, connections)
-    sent = simulator.sent
-    stored, since_s = recorder.lines(), time.monotonic()
-    while stored < sent and time.monotonic() - since_s < STUCK_S:
+    ended_s = grown_s = time.monotonic()
+    sent, size = simulator.sent, -1
+    while True:
+        now_size, now_s = tick_bytes(recorder.data_dir), time.monotonic()
+        if now_size > size:
+            size, grown_s = now_size, now_s
+        elif now_s - grown_s > STUCK_S or (now_s - grown_s > QUIET_S and recorder.lines() >= sent):
+            return Drain(sent, grown_s - ended_s)
         time.sleep(POLL_S)
-        now_stored = recorder.lines()
-        if now_stored > stored:
-            stored, since_s = now_stored, time.monotonic()
-    return sent
+
+
+def silence(simulator: Simulator, recorder: Recorder, connections: int) -> int:
+    """Do as `drain`. Return how many ticks the simulator has sent."""
+    return drain(simulator, recorder, connections).sent
+
+
+def tick_bytes(data_dir: Path) -> int:
+    """Return how much is in the tick files by now."""
+    return sum(path.stat().st_size for path in data_dir.glob("market_data_*.jsonl"))
 
 
 def wait_until_subscribed(simulator: Simulator, plan: Plan) -> None:

@@ -1,6 +1,7 @@
 """The simulator as a process, as `mds simulate` starts it."""
 
 import json
+import os
 import subprocess
 import urllib.request
 from collections.abc import Mapping
@@ -31,10 +32,12 @@ class Simulator:
         words = [f"--{name}={value}" for name, value in options.items()]
         if keep_record:
             words.append(f"--record={self.folder}")
+        theirs = ("KITE_", "MDS_")  # whose credentials would be the only ones that it accepts
         with (self.folder / "log").open("wb") as log:
             self.process = subprocess.Popen(
                 [MDS, "simulate", *words],
                 cwd=self.folder,
+                env={name: value for name, value in os.environ.items() if not name.startswith(theirs)},
                 stdout=subprocess.PIPE,
                 stderr=log,
                 text=True,
@@ -51,9 +54,11 @@ class Simulator:
         self.close()
 
     def close(self) -> None:
-        """End it."""
+        """End it, if it still runs."""
         self.process.terminate()
-        self.process.communicate()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
     @property
     def pids(self) -> dict[str, int]:

@@ -2,10 +2,10 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from bench.rig import usage
-from bench.rig.recorder import Recorder, silence
+from bench.rig.recorder import Recorder, drain
 from bench.rig.simulator import Simulator
 
 LOOK_S = 0.25
@@ -22,7 +22,7 @@ class Stretch:
     stored: int
     behind_s: float  # for how long a tick waited at most that was received and not stored, meanwhile; 0: nobody asked
     cpu_s: Mapping[str, float]  # by role; of the recorder, and the simulator
-    share: Mapping[str, float] = field(default_factory=dict)  # of one core, by role, while ticks were sent
+    share: Mapping[str, float]  # of one core, by role, while ticks were sent
 
     @property
     def lost(self) -> int:
@@ -66,11 +66,10 @@ def stretch(
         if asks_lag and rate:
             behind_s = max(behind_s, recorder.behind())
     lasted, busy = time.monotonic() - began, usage.cpu_by_role(pids)
-    total = silence(simulator, recorder, connections)
-    drained = time.monotonic() - began - lasted
+    total, drained_s = drain(simulator, recorder, connections)
     cpu = _used(before, usage.cpu_by_role(pids))
     share = {role: seconds / lasted for role, seconds in _used(before, busy).items()}
-    return Stretch(rate, lasted, drained, total - sent, recorder.lines() - stored, behind_s, cpu, share)
+    return Stretch(rate, lasted, drained_s, total - sent, recorder.lines() - stored, behind_s, cpu, share)
 
 
 def _used(before: Mapping[str, float], now: Mapping[str, float]) -> dict[str, float]:

@@ -1,5 +1,6 @@
 """What processes use of the machine, from /proc and their CPU clocks."""
 
+import os
 import re
 import threading
 import time
@@ -7,6 +8,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 SAMPLE_S = 0.5
+CLOCK_TICKS_PER_S = os.sysconf("SC_CLK_TCK")  # in /proc/stat
 
 Pids = Mapping[str, int]  # by role
 
@@ -19,6 +21,13 @@ def cpu_s(pid: int) -> float:
 def cpu_by_role(pids: Pids) -> dict[str, float]:
     """Return the CPU seconds of each of these that lives."""
     return {role: seconds for role, pid in pids.items() if (seconds := _or_none(cpu_s, pid)) is not None}
+
+
+def machine_s() -> float:
+    """Return the CPU seconds that this machine's cores have been busy since it started, or taken away from it."""
+    words = Path("/proc/stat").read_text().partition("\n")[0].split()
+    user, nice, system, _idle, _iowait, irq, softirq, steal, *_guest = map(int, words[1:])
+    return (user + nice + system + irq + softirq + steal) / CLOCK_TICKS_PER_S
 
 
 def peak_mb(pid: int) -> float:

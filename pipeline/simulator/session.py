@@ -107,7 +107,8 @@ class Session:
             return
         if self._changed:
             self._make_round()
-        ceiling = max(self.rate * CATCH_UP_S, self._frame_ticks if self._waits_for_frame else 0)
+        least = self._frame_ticks if self._waits_for_frame and self.rate else 0
+        ceiling = max(self.rate * CATCH_UP_S, least)
         self._due = min(self._due + elapsed_s * self.rate, ceiling) if self.modes else 0.0
         number = min(int(self._due), BATCH_MAX)
         if self._waits_for_frame:

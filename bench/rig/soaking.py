@@ -13,8 +13,8 @@ from typing import Any, TextIO
 from bench.rig import show, usage
 from bench.rig.recorder import ROLES, Pipeline
 from bench.rig.simulator import Simulator
+from bench.rig.soaked import Sample, Soak, Use, progress
 from bench.rig.stored import StoredTicks
-from bench.soaked import Sample, Soak, Use, progress
 from tests.integration import drills
 
 LOOK_S = 1.0  # between looks at what waits

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from bench.rig.compare import Comparison
 from bench.rig.growth import Growth, Point, growth
 from bench.rig.recorder import ROLES
 from bench.rig.spread import Spread
@@ -88,6 +89,13 @@ class Soak:
         if self.missing:
             self.problems.append(f"{self.missing:,} numbers of ticks are missing in the files")
         self.problems += [f"{count:,} lines are {what}" for what, count in self.wrong.items()]
+
+
+def differences(found: Comparison, *, is_cut: bool) -> list[str]:
+    """Return what is stored otherwise than it was sent; where sockets were cut, their ends may be missing."""
+    lost = found.lost - (found.cut_off if is_cut else 0)
+    counts = {"lost": lost, "repeated": found.repeated, "out of order": found.out_of_order, "foreign": found.foreign}
+    return [f"{count:,} ticks are {how}" for how, count in counts.items() if count]
 
 
 def memory(soak: Soak) -> dict[str, Growth]:
