@@ -24,10 +24,10 @@ from pipeline.wire import Mark
 
 MAGIC = b"MDR1"
 
-_MARK = struct.Struct("<4sI")
+_SEAL = struct.Struct("<4sI")
 _FIELDS = struct.Struct("<IB3xIQQ")
 _STATE = struct.Struct("<Q")  # payload of a segment record: event_seq; its seq and recv_ns are in the header
-HEADER_BYTES = _MARK.size + _FIELDS.size
+HEADER_BYTES = _SEAL.size + _FIELDS.size
 SEGMENT_RECORD_BYTES = HEADER_BYTES + _STATE.size
 
 
@@ -61,7 +61,7 @@ class Damage(NamedTuple):
 def encode_record(kind: int, first_seq: int, numbered: int, recv_ns: int, payload: bytes) -> bytes:
     """Return one record as bytes."""
     fields = _FIELDS.pack(len(payload), kind, numbered, first_seq, recv_ns)
-    return b"".join((_MARK.pack(MAGIC, zlib.crc32(payload, zlib.crc32(fields))), fields, payload))
+    return b"".join((_SEAL.pack(MAGIC, zlib.crc32(payload, zlib.crc32(fields))), fields, payload))
 
 
 def parse(data: bytes, start: int = 0) -> Iterator[tuple[Record | Damage, int]]:
@@ -86,10 +86,10 @@ def record_at(data: bytes, offset: int) -> tuple[Record, int] | None:
     """Return the record that begins at `offset` and the offset behind it, None if there is no whole, undamaged one."""
     if offset + HEADER_BYTES > len(data):
         return None
-    magic, crc = _MARK.unpack_from(data, offset)
-    length, kind, numbered, first_seq, recv_ns = _FIELDS.unpack_from(data, offset + _MARK.size)
+    magic, crc = _SEAL.unpack_from(data, offset)
+    length, kind, numbered, first_seq, recv_ns = _FIELDS.unpack_from(data, offset + _SEAL.size)
     end = offset + HEADER_BYTES + length
-    if magic != MAGIC or end > len(data) or zlib.crc32(memoryview(data)[offset + _MARK.size : end]) != crc:
+    if magic != MAGIC or end > len(data) or zlib.crc32(memoryview(data)[offset + _SEAL.size : end]) != crc:
         return None
     return Record(kind, first_seq, numbered, recv_ns, data[offset + HEADER_BYTES : end]), end
 

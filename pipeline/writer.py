@@ -143,7 +143,6 @@ class Writer:
         poller = zmq.Poller()
         poller.register(pull, zmq.POLLIN)
         poller.register(self._syncer.fd, zmq.POLLIN)
-        role.spare_collector()
         while not self._stopping:
             poller.modify(pull, zmq.POLLIN if self._taking else 0)
             self._busy_since_s = 0.0
@@ -334,6 +333,7 @@ def main() -> int:
         writer = Writer(config, context)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, writer.stop)
+        role.spare_collector()  # what recovery adds is little
         writer.run()
     except MdsError as error:
         log.error("%s", error)

@@ -3,7 +3,7 @@
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from pipeline.kite.framing import take_messages
+from pipeline.kite.framing import frame_end, take_messages
 from tests.feed_server import BINARY, CLOSE, PING, TEXT, frame
 
 SIZES = st.one_of(st.integers(0, 300), st.sampled_from((125, 126, 127, 65_535)))
@@ -52,3 +52,26 @@ def test_takes_any_bytes(data):
     payloads, end, is_begun = take_messages(data)
     assert b"".join(frame(BINARY, payload) for payload in payloads) == data[:end]
     assert not is_begun or data[end] == 0x82
+
+
+@given(st.binary(max_size=5), st.lists(PAYLOADS, max_size=3))
+def test_takes_from_where_it_is_told(before, payloads):
+    """What is before the start is not looked at, and places are counted from the beginning of the data."""
+    data = before + b"".join(frame(BINARY, payload) for payload in payloads)
+    assert take_messages(data, len(before)) == (payloads, len(data), False)
+
+
+@given(st.binary(max_size=5), st.sampled_from((TEXT, BINARY, CLOSE, PING)), PAYLOADS, st.booleans())
+@example(before=b"", opcode=BINARY, payload=b"x" * 65_536, masked=False)
+def test_the_end_of_a_frame_is_known_from_its_header(before, opcode, payload, masked):
+    """Of any frame, whole or not, the end is known once its header is there; until then all that is there is of it."""
+    whole = frame(opcode, payload)
+    header = len(whole) - len(payload)
+    if masked:
+        whole = whole[:1] + bytes([whole[1] | 0x80]) + whole[2:header] + b"mask" + payload
+        header += 4
+    for arrived in range(header + 2):
+        data = before + whole[:arrived]
+        end = len(before) + (len(whole) if arrived >= header else arrived)
+        assert frame_end(data, len(before)) == end
+    assert frame_end(before + whole + b"next", len(before)) == len(before) + len(whole)

@@ -398,6 +398,24 @@ def test_one_wrong_length_in_a_uniform_frame(length: int, number: int) -> None:
             check_layout(bytes(bad))
 
 
+@pytest.mark.parametrize("length", LENGTHS)
+@pytest.mark.parametrize("number", [63, 64, 65, 127, 128, 129, 193])
+@pytest.mark.parametrize("announced_too_many", [0, 1])
+def test_long_runs_in_a_mixed_frame(length: int, number: int, announced_too_many: int) -> None:
+    """A run of any length between others is one run, and the packets that follow it are found."""
+    other = 44 if length != 44 else 8
+    lengths = [other, *[length] * number, other, other]
+    frame = framed(*map(bytes, lengths), announced=len(lengths) + announced_too_many)
+    check_layout(frame)
+    layout = split(frame)
+    assert [(run.length, (run.end - run.start) // (run.length + 2)) for run in layout.runs] == [
+        (other, 1),
+        (length, number),
+        (other, 2),
+    ]
+    assert [reject.reason for reject in layout.rejects] == ["missing packets"] * announced_too_many
+
+
 @given(st.lists(st.tuples(st.sampled_from(LENGTHS), tokens), max_size=9), st.binary(max_size=9))
 def test_the_instruments_of_a_frame(found, rubbish):
     """Those of all whole packets, whatever their lengths, and nothing of what follows them."""

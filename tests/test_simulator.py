@@ -24,6 +24,7 @@ from pipeline.config import Config
 from pipeline.config import Simulator as Settings
 from pipeline.errors import ConfigError
 from pipeline.kite.profile import is_accepted
+from pipeline.simulator import record as recording
 from pipeline.simulator import server, session
 from pipeline.simulator.faults import ODD_TEXTS, Faults, parse
 from pipeline.simulator.market import SEGMENTS, Market, tokens
@@ -473,6 +474,62 @@ async def test_record():
             assert written[: len(received)] == received
             ticks = sum(len(split(message)[0]) for message in written)
             assert ticks == simulator.stats()["ticks_sent_total"]
+
+
+def test_a_record_that_cannot_be_written(monkeypatch, caplog):
+    """A full disk ends the record of a connection, with one line in the log, not its ticks, nor what others get."""
+    monkeypatch.setattr(recording, "BUFFER_BYTES", 4096)
+
+    async def play():
+        with tempfile.TemporaryDirectory() as folder:
+            (Path(folder) / "connection-1.sent").symlink_to("/dev/full")
+            async with running(rate=5000, record=Path(folder)) as (url, simulator):
+                async with client(url) as ws, client(url) as other:
+                    await subscribe(ws, *tokens(100), mode="full")
+                    await subscribe(other, 408065)
+                    sent = simulator.stats()["ticks_sent_total"] + 10_000
+                    while simulator.stats()["ticks_sent_total"] < sent:
+                        await first_of(ws, is_ticks)
+                        await first_of(other, is_ticks)
+                await until(lambda: len(simulator.stats()["closed"]) == 2)
+                stats = simulator.stats()
+                assert stats["ticks_sent_total"] == sum(closed["ticks_sent"] for closed in stats["closed"])
+                async with client(url), client(url), client(url):  # as many as one key may have: no place is held
+                    pass
+            assert (Path(folder) / "connection-2.sent").stat().st_size > 0
+
+    with caplog.at_level("ERROR"):
+        scenario(play)()
+    assert [record.getMessage().partition("connection-1.sent: ")[2] for record in caplog.records] == [
+        "No space left on device; its record is not complete"
+    ]
+
+
+@pytest.mark.parametrize("buffered_bytes", [2, 2**20])
+def test_a_record_that_fails_at_once_or_when_it_is_closed(monkeypatch, caplog, buffered_bytes):
+    """Whether what is written fails at once or at the end, that is said once, and nothing raises."""
+    monkeypatch.setattr(recording, "BUFFER_BYTES", buffered_bytes)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "connection-1.sent").symlink_to("/dev/full")
+        record = recording.Record(Path(folder), 1)
+        for _ in range(5):
+            record.write(b"message")
+        record.close()
+        record.write(b"late")
+        record.close()
+    assert len(caplog.records) == 1
+
+
+@scenario
+async def test_record_folder_that_is_gone():
+    """Whoever connects when the folder for records is no longer there gets ticks all the same."""
+    with tempfile.TemporaryDirectory() as folder:
+        record = Path(folder) / "gone"
+        async with running(rate=100, record=record) as (url, _):
+            record.rmdir()
+            async with client(url) as ws:
+                await subscribe(ws, 408065)
+                await first_of(ws, is_ticks)
 
 
 @scenario

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipeline import spool as spool_module
 from pipeline.errors import SpoolFullError
-from pipeline.records import Damage, Kind, Record, encode_record, parse
+from pipeline.records import HEADER_BYTES, Damage, Kind, Record, encode_record, encode_segment, parse
 from pipeline.spool import EVENT_RESERVE_BYTES, Incoming, Spool
 from pipeline.wire import Mark
 
@@ -120,6 +120,18 @@ def test_appending_numbers_ticks_and_events_apart(tmp_path):
     assert event == Record(Kind.EVENT, 1, 1, 8, b"e\n")
     assert spool.last == Mark(5, 1)
     assert spool.last_recv_ns == 7
+
+
+def test_a_record_on_disk_never_changes():
+    """A record is these bytes, which an earlier or later version has left in a spool, and are read as what they are."""
+    record = Record(Kind.EVENT, 0x0102030405060708, 0x0A0B, 0x1112131415161718, b"e\n")
+    data = encode_record(record.kind, record.first_seq, record.numbered, record.recv_ns, record.payload)
+    assert data == bytes.fromhex(
+        "4d 44 52 31  ca 92 95 d3  02 00 00 00  01  00 00 00  0b 0a 00 00"
+        "08 07 06 05 04 03 02 01  18 17 16 15 14 13 12 11  65 0a"
+    )
+    assert list(parse(data)) == [(record, len(data))]
+    assert encode_segment(Mark(0x0203, 0x0405), 7)[HEADER_BYTES:] == bytes.fromhex("05 04 00 00 00 00 00 00")
 
 
 def test_a_connection_without_instruments_has_nothing_to_miss(tmp_path):

@@ -18,7 +18,7 @@ from kiteconnect.ticker import KiteTicker, KiteTickerClientProtocol
 from twisted.internet.error import ConnectionClosed
 from twisted.internet.ssl import Certificate, optionsForClientTLS, platformTrust, trustRootFromCertificates
 
-from pipeline.kite.framing import take_messages
+from pipeline.kite.framing import frame_end, take_messages
 
 MAX_MESSAGE_BYTES = 64 * 2**20  # a hundred full snapshots: a longer one is a broken length that would eat the rest
 _STATUS_LINE = re.compile(r"HTTP/\S+\s+(\d{3})\b\s*(.*)")
@@ -170,26 +170,32 @@ class _Protocol(KiteTickerClientProtocol):  # type: ignore[misc]  # the official
     """The official protocol, which tells its Connection about bytes, refusals and closes."""
 
     log = _Silent()
+    data: bytes  # not read yet; empty within a frame
     message_data: list[bytes] | None
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self._begun = b""  # of a binary message
+    frame_data: list[bytes] | None
 
     def dataReceived(self, data: bytes) -> None:  # noqa: N802  Twisted's name
         self.factory.connection.heard()
-        data = self._begun + data
-        self._begun = b""
-        if self.state == self.STATE_OPEN and not (self.data or self.inside_message or self.current_frame):
-            # Small frames would else cost a worker a third more: autobahn's way takes a dozen calls for each.
-            payloads, end, is_begun = take_messages(data)
-            for payload in payloads:
-                self.onMessage(payload, True)
-            data = data[end:]
-            if is_begun:
-                self._begun, data = data, b""
-        if data:
-            super().dataReceived(data)
+        if self.state == self.STATE_OPEN:
+            data, self.data = self.data + data, b""
+        at = 0
+        while at < len(data) and self.state == self.STATE_OPEN:
+            if self.current_frame is not None:
+                end = at + self.current_frame.length - self.current_frame_masker.pointer()
+            else:
+                if not self.inside_message:
+                    # Small frames would else cost a worker a third more: autobahn's way takes a dozen calls for each.
+                    payloads, at, is_begun = take_messages(data, at)
+                    for payload in payloads:
+                        self.onMessage(payload, True)
+                    if is_begun or at == len(data):
+                        self.data = data[at:]  # where autobahn goes on reading, should we hang up meanwhile
+                        return
+                end = frame_end(data, at)
+            super().dataReceived(data[at:end])  # one frame, or what there is of it: small ones may follow
+            at = end
+        if at < len(data):
+            super().dataReceived(data[at:])
 
     def onMessageEnd(self) -> None:  # noqa: N802  autobahn's name
         # autobahn's own also makes two Deferreds a message for listeners that nobody registers.
@@ -209,6 +215,9 @@ class _Protocol(KiteTickerClientProtocol):  # type: ignore[misc]  # the official
         if not isinstance(reason.value, ConnectionClosed):  # TLS; autobahn calls a foreign certificate a peer's drop
             self.factory.connection.failed(f"{'TLS failed: ' if self.factory.isSecure else ''}{reason.value!r}")
         super().connectionLost(reason)
+        # The protocol is in cycles with its transport and factory: a large message cut short would stay for a while.
+        self.data = b""
+        self.message_data = self.frame_data = None
 
     def failHandshake(self, reason: str) -> None:  # noqa: N802  autobahn's name
         self.factory.connection.failed(reason, self.http_status_line)

@@ -60,9 +60,8 @@ from pipeline.ticks import (
 
 _HEADER_BYTES = 2  # the number of packets
 _PREFIX_BYTES = 2  # a packet's length, before it
-_LOOK_AHEAD = (
-    64  # packets that are compared at once: where lengths change often, more would be compared again and again
-)
+# Packets that are compared at once: where lengths change often, more would be compared again and again.
+_LOOK_AHEAD = 64
 
 _INDICES = 9
 _DIVISORS = [100.0] * 256  # by segment

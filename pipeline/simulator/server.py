@@ -275,11 +275,11 @@ class Simulator:
     async def _forget_when_closed(self, ws: ServerConnection) -> None:
         await ws.wait_closed()
         session = self._sessions.pop(ws)
-        session.close_record()
         del self._keys[ws]
         self._closed.append({"id": session.number, "ticks_sent": session.ticks_sent})
         self._closed_ticks += session.ticks_sent
         log.info("connection %d: closed (%s) after %d ticks", session.number, ws.close_code, session.ticks_sent)
+        session.close_record()
 
 
 def _error(ws: ServerConnection, status: int) -> Response:

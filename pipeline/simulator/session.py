@@ -6,7 +6,7 @@ read, and costs more for one message than numpy needs for a hundred ticks.
 
 import logging
 import time
-from typing import Any, BinaryIO, Final
+from typing import Any, Final
 
 import numpy as np
 import orjson
@@ -17,6 +17,7 @@ from pipeline.config import MAX_INSTRUMENTS, Simulator
 from pipeline.simulator.faults import damage
 from pipeline.simulator.frames import FRAME_TICKS_MAX, encode, header
 from pipeline.simulator.market import INDEX_CODE, Market, Packets, Rows, is_known
+from pipeline.simulator.record import Record
 
 log = logging.getLogger(__name__)
 
@@ -28,15 +29,13 @@ HEARTBEAT_S: Final = 1.0
 CATCH_UP_S: Final = 1.0  # ticks that are late by more than this are never made
 BATCH_MAX: Final = 30_000  # ticks made at once, so that one connection does not hold up the others
 BUFFER_MAX: Final = 4 * 2**20  # bytes not yet taken by the client; above it no ticks are made
-RECORD_BUFFER: Final = 2**20  # bytes
 STALL_S = 5.0  # a client that leaves the buffer above that for so long is dropped, as Kite does
 
 
 class Session:
     """A connection with its number, counts and subscriptions; modes by token in `modes`.
 
-    With a folder for a record, its file `connection-NUMBER.sent` gets every binary message with ticks, as it was handed
-    to the transport. Raises OSError where it cannot be made.
+    With a folder for records, every binary message with ticks goes into one, as it is handed to the transport.
     """
 
     def __init__(self, number: int, ws: ServerConnection, market: Market, settings: Simulator) -> None:
@@ -50,9 +49,7 @@ class Session:
         self.silent = False  # fault: nothing is sent
         self.malformed_every = 0  # fault: of so many messages one is damaged; 0: none
         self._market = market
-        self._record: BinaryIO | None = None
-        if settings.record is not None:
-            self._record = (settings.record / f"connection-{number}.sent").open("wb", RECORD_BUFFER)
+        self._record = None if settings.record is None else Record(settings.record, number)
         self._frame_ticks = settings.frame_ticks or FRAME_TICKS_MAX
         self._waits_for_frame = bool(settings.frame_ticks)
         self._due = 0.0  # ticks, with their fraction
