@@ -3,7 +3,8 @@
 The baseline is the design that people use before they have this project, see `bench.rig.baseline_program`. Both are
 flooded in turn, several times over: the simulator sends as much as they take, and the CPU time of all their processes,
 until everything is on disk, is divided by the ticks. For the pipeline that has spool and fdatasync in it, which the
-baseline does without. Then the highest rate that each holds is looked for, as `bench.capacity` does.
+baseline does without. Of what is stored in a flood the ticks are counted, and not looked at. Then the highest rate that
+each holds is looked for, as `bench.capacity` does.
 """
 
 import os
@@ -18,7 +19,8 @@ from bench.rig.highest import Highest, costs, highest_rates
 from bench.rig.search import ladder
 from bench.rig.show import note, show
 from bench.rig.simulator import RATE_MAX, Simulator
-from bench.rig.trial import MODES, RECORDERS, Feed, Trial, ground, run_trial
+from bench.rig.trial import MODES, RECORDERS, Feed, Trial, require_room, run_trial
+from bench.rig.workplace import workplace
 
 CONNECTIONS = 2
 FLOOD = CONNECTIONS * RATE_MAX  # ticks a second: more than anybody takes
@@ -29,10 +31,20 @@ Row = tuple[str, ...]
 
 
 @click.command(context_settings={"show_default": True})
-@click.option("--mode", default="both", type=click.Choice(list(MODES)), help="Of the instruments.")
+@click.option(
+    "--mode", default="both", type=click.Choice(list(MODES)), help="Mode of the ticks; both: one after the other."
+)
 @click.option("--frame-ticks", default=100, type=click.IntRange(1, 3000), metavar="N", help="Ticks in one message.")
-@click.option("--instruments", default=3000, type=click.IntRange(1), metavar="N", help="In all, on two connections.")
-@click.option("--seconds", default=10.0, type=click.FloatRange(1), metavar="S", help="Of a flood, and a rate is held.")
+@click.option(
+    "--instruments", default=3000, type=click.IntRange(1), metavar="N", help="How many, in all, on two connections."
+)
+@click.option(
+    "--seconds",
+    default=10.0,
+    type=click.FloatRange(1),
+    metavar="S",
+    help="Seconds of each flood, and for which a rate must be held.",
+)
 @click.option("--rounds", default=3, type=click.IntRange(1), metavar="N", help="How often each is flooded.")
 @click.option("--to", "highest", default=RATE_MAX, type=click.IntRange(LOWEST), metavar="N", help="Last rate tried.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
@@ -41,12 +53,13 @@ def main(
 ) -> None:
     """Compare what a tick costs the pipeline and the baseline, and how many ticks a second each holds.
 
-    Takes ten minutes and up to 8 GB in the temporary folder; TMPDIR says where that is. Exits with 1 where a tick was
+    Takes ten minutes and up to 7 GB in the temporary folder; TMPDIR says where that is. Exits with 1 where a tick was
     lost, or not even 20,000 ticks/s were held.
     """
     feeds = [Feed(each, instruments, CONNECTIONS, frame_ticks) for each in MODES[mode]]
+    require_room(MODES[mode], FLOOD, seconds)
     figures: dict[str, Any] = {}
-    with ground() as folder:
+    with workplace() as folder:
         for feed in feeds:
             floods = flooded(folder, feed, seconds, rounds)
             found = highest_rates(folder, list(RECORDERS), feed, ladder(LOWEST, highest), seconds)

@@ -9,36 +9,19 @@ with 1 where a check fails, says why, and leaves the folder.
 
 import json
 import random
-import shutil
-import sys
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import asdict
-from pathlib import Path
-from typing import Any, TypeVar
 
 import click
 from rich.console import Console
 
+from bench.rig.arena import READ_BACK_S, arena
+from bench.rig.options import of_drills
+from bench.rig.show import counted
 from pipeline.cli import tables
 from tests.integration import drills, service
 from tests.integration.drills import Figures
 from tests.integration.faults import random_faults
-from tests.integration.kite import Kite
-from tests.integration.service import Service
-
-READ_BACK_S = 1800.0  # for a command to end: `mds verify` reads gigabytes
-
-_Command = TypeVar("_Command", bound=Callable[..., Any])
-_Item = TypeVar("_Item")
-
-
-def options(command: _Command) -> _Command:
-    """Add what all drills take."""
-    keep = click.option("--keep", is_flag=True, help="Keep the folder with files and logs; it can have gigabytes.")
-    as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-    return keep(as_json(command))
 
 
 @click.group()
@@ -48,9 +31,30 @@ def main() -> None:
 
 
 @main.command()
-@click.option("--writer", default=200, show_default=True, type=click.IntRange(min=0), metavar="N")
-@click.option("--workers", default=200, show_default=True, type=click.IntRange(min=0), metavar="N")
-@click.option("--supervisor", default=50, show_default=True, type=click.IntRange(min=0), metavar="N")
+@click.option(
+    "--writer",
+    default=200,
+    show_default=True,
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="How often the writer is killed.",
+)
+@click.option(
+    "--workers",
+    default=200,
+    show_default=True,
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="How often a worker is killed.",
+)
+@click.option(
+    "--supervisor",
+    default=50,
+    show_default=True,
+    type=click.IntRange(min=0),
+    metavar="N",
+    help="How often the supervisor is killed.",
+)
 @click.option("--rate", default=10_000, show_default=True, metavar="N", help="Ticks a second in all.")
 @click.option(
     "--pause",
@@ -61,60 +65,31 @@ def main() -> None:
     help="At most so long after it is back a process is killed.",
 )
 @click.option("--seed", default=1, show_default=True, metavar="N", help="Of the order and the moments of the kills.")
-@options
+@of_drills
 def kills(
     *, writer: int, workers: int, supervisor: int, rate: int, pause_s: float, seed: int, keep: bool, as_json: bool
 ) -> None:
     """Kill writer, workers and supervisor at random moments."""
     chance = random.Random(seed)
     victims = drills.shuffled(chance, writer=writer, workers=workers, supervisor=supervisor)
-    with ground(keep=keep) as (kite, recorder), progress(victims) as bar:
+    with arena(keep=keep) as (kite, recorder), counted(victims, "kills") as bar:
         seen = drills.random_kills(kite, recorder, bar, chance=chance, rate=rate, pause_s=pause_s)
-    show(seen, as_json=as_json)
+    show_figures(seen, as_json=as_json)
 
 
 @main.command()
-@click.option("--faults", default=150, show_default=True, type=click.IntRange(min=1), metavar="N")
+@click.option("--faults", default=150, show_default=True, type=click.IntRange(min=1), metavar="N", help="How many.")
 @click.option("--rate", default=5000, show_default=True, metavar="N", help="Ticks a second in all.")
 @click.option("--seed", default=1, show_default=True, metavar="N", help="Of what is done, and when.")
-@options
+@of_drills
 def faults(*, faults: int, rate: int, seed: int, keep: bool, as_json: bool) -> None:
     """Let whatever can happen to processes and sockets happen, while requests go on."""
-    with ground(keep=keep) as (kite, recorder), progress(range(faults)) as bar:
+    with arena(keep=keep) as (kite, recorder), counted(range(faults), "faults") as bar:
         seen = random_faults(kite, recorder, bar, chance=random.Random(seed), rate=rate)
-    show(seen, as_json=as_json)
+    show_figures(seen, as_json=as_json)
 
 
-@contextmanager
-def ground(*, keep: bool) -> Iterator[tuple[Kite, Service]]:
-    """Make a folder with a Kite server and a recorder pointed at it; afterwards end both, and delete the folder.
-
-    It stays where a check fails, whatever `keep` says.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="mds-bench-"))
-    kite = Kite(folder / "kite")
-    recorder = Service(folder / "service", kite={"ws_url": kite.url}, **drills.SETTINGS)
-    stays = keep
-    try:
-        yield kite, recorder
-    except AssertionError as error:
-        stays = True
-        raise click.ClickException(str(error)) from None
-    finally:
-        recorder.kill_all()
-        kite.close()
-        if stays:
-            click.echo(f"\nfiles and logs are in {folder}", err=True)
-        else:
-            shutil.rmtree(folder)
-
-
-def progress(items: Sequence[_Item]) -> Any:
-    """Return these with a progress bar on stderr, for a `with`."""
-    return click.progressbar(items, label="kills", file=sys.stderr, show_pos=True)
-
-
-def show(seen: Figures, *, as_json: bool) -> None:
+def show_figures(seen: Figures, *, as_json: bool) -> None:
     """Print the figures."""
     if as_json:
         click.echo(json.dumps(asdict(seen) | {"lost": 0, "stored_twice": 0}))

@@ -31,8 +31,9 @@ from typing import Any
 
 import click
 
-from bench.drills import READ_BACK_S, ground, options, progress
 from bench.rig import show
+from bench.rig.arena import READ_BACK_S, arena
+from bench.rig.options import of_drills
 from bench.rig.spread import Spread, bar, histogram
 from pipeline.days import Calendar
 from pipeline.kite.feed import STABLE_S
@@ -103,7 +104,7 @@ class Phases:
     "--connection", default="both", type=click.Choice(["1", "2", "both"]), help="Which is taken down; both: in turn."
 )
 @click.option("--rate", default=10_000, type=click.IntRange(100, 20_000), metavar="N", help="Ticks a second in all.")
-@options
+@of_drills
 def main(*, kills: int, how: str, connection: str, rate: int, keep: bool, as_json: bool) -> None:
     """Take connections down under load, and tell how long each step took until their instruments were recorded again.
 
@@ -111,8 +112,8 @@ def main(*, kills: int, how: str, connection: str, rate: int, keep: bool, as_jso
     anything was lost but what was on its way to a worker or socket that died, or has no gap record.
     """
     service.DEADLINE_S = READ_BACK_S
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends all, as Ctrl-C does
-    with ground(keep=keep) as (kite, recorder), progress(planned(kills, how, connection)) as bar_:
+    plan = planned(kills, how, connection)
+    with arena(keep=keep) as (kite, recorder), show.counted(plan, "failures") as bar_:
         drills.begin(kite, recorder, rate, FRAME)
         failures: list[Failure] = []
         for each, home in bar_:

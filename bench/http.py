@@ -21,6 +21,7 @@ from pathlib import Path
 
 import click
 
+from bench.rig.ending import as_ctrl_c
 from pipeline.client import Client
 from tests.integration.service import Service
 
@@ -89,7 +90,7 @@ def recording(rate: int) -> Iterator[tuple[Service, int]]:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
-    with tempfile.TemporaryDirectory(prefix="mds-bench-http-") as folder:
+    with as_ctrl_c(), tempfile.TemporaryDirectory(prefix="mds-bench-http-") as folder:
         service = Service(
             Path(folder),
             simulator={"rate": rate // 2, "instruments": 2000},

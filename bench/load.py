@@ -13,7 +13,6 @@ requests a second to the supervisor, except at rate 0.
 
 import math
 import shutil
-import signal
 import sys
 import tempfile
 import time
@@ -29,17 +28,16 @@ from bench.rig import show, usage
 from bench.rig.compare import Comparison, compare
 from bench.rig.latency import Delay, Latency, Probe, Seen
 from bench.rig.recorder import Pipeline, silence, wait_until_subscribed
+from bench.rig.room import most_bytes
 from bench.rig.simulator import MODES, RATE_MAX, Simulator, plan
 from bench.rig.stretch import Stretch, stretch
+from bench.rig.workplace import workplace
 from pipeline.config import MAX_INSTRUMENTS, Storage
-from pipeline.errors import MdsError
 from pipeline.simulator.frames import FRAME_TICKS_MAX
 from pipeline.store.files import Chunk, tick_files
 from tests.integration import service
 
 READ_BACK_S = 1800.0  # for `mds verify`: it reads gigabytes
-BYTES_PER_TICK = {"ltp": 260, "quote": 500, "full": 2100, "mixed": 1000}  # of the file, the record and the spool, about
-SPARE_BYTES = 2**30  # to be left free besides
 WRITTEN_MS, DURABLE_MS = 2, Storage().commit_interval_ms + 20  # to reach by 99 of 100 ticks
 MEMORY_MB = 400  # to reach
 
@@ -61,7 +59,7 @@ class Load:
         if not self.connections <= self.instruments <= most:
             raise click.UsageError(f"--connections {self.connections} takes {self.connections} to {most} instruments")
         folder = tempfile.gettempdir()
-        needed = self.rate * self.seconds * BYTES_PER_TICK[self.mode] + SPARE_BYTES
+        needed = most_bytes(self.rate * self.seconds, MODES[self.mode])
         if shutil.disk_usage(folder).free < needed:
             raise click.UsageError(f"about {needed / 1e9:.0f} GB must be free in {folder}; TMPDIR names another folder")
 
@@ -100,10 +98,21 @@ class Result:
 
 @click.command(context_settings={"show_default": True})
 @click.option("--rate", default=1000, type=click.IntRange(0, 2 * RATE_MAX), metavar="N", help="Ticks a second in all.")
-@click.option("--seconds", default=60, type=click.IntRange(min=1), metavar="S", help="For so long.")
-@click.option("--connections", default=2, type=click.IntRange(1, 2), metavar="N", help="Which share the instruments.")
-@click.option("--instruments", default=3000, type=click.IntRange(1, 2 * MAX_INSTRUMENTS), metavar="N", help="In all.")
-@click.option("--mode", default="mixed", type=click.Choice(list(MODES)), help="Mixed: each for a third of them.")
+@click.option(
+    "--seconds", default=60, type=click.IntRange(min=1), metavar="S", help="Seconds for which ticks are sent."
+)
+@click.option(
+    "--connections", default=2, type=click.IntRange(1, 2), metavar="N", help="How many share the instruments."
+)
+@click.option(
+    "--instruments", default=3000, type=click.IntRange(1, 2 * MAX_INSTRUMENTS), metavar="N", help="How many, in all."
+)
+@click.option(
+    "--mode",
+    default="mixed",
+    type=click.Choice(list(MODES)),
+    help="Mode of the ticks; mixed: each for a third of the instruments.",
+)
 @click.option(
     "--frame-ticks",
     default=0,
@@ -123,12 +132,8 @@ def main(*, as_json: bool, **options: Any) -> None:
     """
     load = Load(**options)
     load.check()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # it ends what was started, as Ctrl-C does
-    try:
-        with tempfile.TemporaryDirectory(prefix="mds-bench-") as folder:
-            result = compared(recorded(Path(folder), load))
-    except (AssertionError, MdsError, OSError) as error:
-        raise click.ClickException(str(error)) from None
+    with workplace() as folder:
+        result = compared(recorded(folder, load))
     show.show(asdict(load) | figures(result), list(tables(result)), as_json=as_json)
     for failure in result.failures:
         show.note(failure)

@@ -28,6 +28,7 @@ import pandas as pd
 import polars as pl
 
 import pipeline
+from bench.rig.ending import as_ctrl_c
 from pipeline.files import event_file_name, parquet_folder, tick_file_name
 from pipeline.store.files import date_of, tick_files
 from pipeline.store.schema import KEY
@@ -71,7 +72,7 @@ def recorded(ticks: int, what: str) -> Iterator[Path]:
     The day is called yesterday, so that it is over.
     """
     modes = ("primary",) if what == "quote" else ("primary", "secondary")
-    with tempfile.TemporaryDirectory(prefix="mds-bench-reading-") as folder:
+    with as_ctrl_c(), tempfile.TemporaryDirectory(prefix="mds-bench-reading-") as folder:
         words = [sys.executable, "-m", "pipeline.simulator", "--print-tokens", "1000"]
         tokens = list(map(int, subprocess.run(words, check=True, capture_output=True, text=True).stdout.split()))
         universe = {mode: tokens[place :: len(modes)] for place, mode in enumerate(modes)}

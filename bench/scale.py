@@ -25,8 +25,8 @@ from bench.rig.recorder import ROLES, Pipeline, silence
 from bench.rig.simulator import MODES, RATE_MAX, Simulator, plan
 from bench.rig.stretch import stretch
 from bench.rig.usage import MemoryWatch
+from bench.rig.workplace import workplace
 from pipeline.config import MAX_INSTRUMENTS
-from pipeline.errors import MdsError
 from pipeline.simulator.frames import FRAME_TICKS_MAX
 
 RATE = 20_000  # ticks a second, at which the numbers of instruments are compared
@@ -55,9 +55,11 @@ BARS = "bars: least and most of all rounds"
     metavar="N,...",
     help=f"Ticks a second in all, with {INSTRUMENTS:,} instruments.",
 )
-@click.option("--seconds", type=click.FloatRange(min=0.5), default=10.0, metavar="S", help="Of each point and round.")
+@click.option(
+    "--seconds", type=click.FloatRange(min=0.5), default=10.0, metavar="S", help="Seconds of a point in each round."
+)
 @click.option("--rounds", type=click.IntRange(min=1), default=3, metavar="N", help="How often each is measured.")
-@click.option("--mode", type=click.Choice(list(MODES)), default="quote", help="Of all instruments.")
+@click.option("--mode", type=click.Choice(list(MODES)), default="quote", help="Mode of the ticks.")
 @click.option(
     "--frame-ticks",
     type=click.IntRange(0, FRAME_TICKS_MAX),
@@ -96,14 +98,14 @@ def main(
     idle = Point(max(instruments), 0)
     runs: dict[Point, list[Run]] = defaultdict(list)
     points = [*(Point(n, RATE) for n in instruments), *(Point(INSTRUMENTS, rate) for rate in rates), idle]
-    try:
-        with click.progressbar(
+    with (
+        workplace() as folder,
+        click.progressbar(
             visits(points, rounds), label="scale", file=sys.stderr, width=30, show_pos=True, item_show_func=named
-        ) as bar:
-            for point in bar:
-                runs[point].append(measured(point, mode, frame_ticks, seconds))
-    except (AssertionError, MdsError, OSError) as error:  # something does not start, end, answer, or find room
-        raise click.ClickException(str(error)) from None
+        ) as bar,
+    ):
+        for point in bar:
+            runs[point].append(measured(point, mode, frame_ticks, seconds, folder))
     costs = {point: cost_of(point, found) for point, found in runs.items()}
     by_instruments = [costs[Point(n, RATE)] for n in sorted(instruments)]
     by_rate = [costs[Point(INSTRUMENTS, rate)] for rate in sorted(rates)]
@@ -128,11 +130,11 @@ def named(point: Point | None) -> str | None:
     return None if point is None else str(point)
 
 
-def measured(point: Point, mode: str, frame_ticks: int, seconds: float) -> Run:
+def measured(point: Point, mode: str, frame_ticks: int, seconds: float, folder: Path) -> Run:
     """Record a point once. Raises AssertionError where the recorder loses something, or does not live as long."""
     connections = min(CONNECTIONS, point.instruments)
     with (
-        tempfile.TemporaryDirectory(prefix="mds-bench-") as name,
+        tempfile.TemporaryDirectory(dir=folder) as name,
         Simulator(Path(name), frame_ticks=frame_ticks, instruments=point.instruments) as simulator,
     ):
         recorder = Pipeline(Path(name), simulator, plan(simulator.tokens(), connections, mode))

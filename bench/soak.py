@@ -33,14 +33,15 @@ from typing import TextIO
 
 import click
 
-from bench.rig import show, soaked
+from bench.rig import room, show, soaked
 from bench.rig.compare import compare
+from bench.rig.ending import ENDINGS, heeded
 from bench.rig.recorder import Pipeline, silence
-from bench.rig.room import bytes_per_tick
 from bench.rig.simulator import MODES, Simulator, plan
 from bench.rig.soaked import Soak, figures, tables
-from bench.rig.soaking import LOOK_S, SPARE_BYTES, Csv, Kills, Watch
+from bench.rig.soaking import LOOK_S, Csv, Kills, Watch
 from bench.rig.stored import KEPT_BYTES, StoredTicks, punch
+from bench.rig.workplace import workplace
 from pipeline.config import MAX_INSTRUMENTS
 from pipeline.errors import MdsError
 from tests.integration import service
@@ -48,14 +49,20 @@ from tests.integration.service import until
 
 HOME_S = 120.0  # for a worker to begin again, and to be live for failover.stable_s
 READ_BACK_S = 3600.0  # for `mds verify` to end
-MARGIN = 1.1  # to what ticks are expected to take
 
 
 @click.command(context_settings={"max_content_width": 110, "show_default": True})
 @click.option("--hours", required=True, type=click.FloatRange(0, min_open=True), metavar="H", help="How long.")
 @click.option("--rate", default=10_000, type=click.IntRange(0), metavar="N", help="Ticks a second in all.")
-@click.option("--instruments", default=6000, type=click.IntRange(1, 2 * MAX_INSTRUMENTS), metavar="N")
-@click.option("--mode", default="mixed", type=click.Choice(list(MODES)))
+@click.option(
+    "--instruments", default=6000, type=click.IntRange(1, 2 * MAX_INSTRUMENTS), metavar="N", help="How many, in all."
+)
+@click.option(
+    "--mode",
+    default="mixed",
+    type=click.Choice(list(MODES)),
+    help="Mode of the ticks; mixed: each for a third of the instruments.",
+)
 @click.option(
     "--kills-per-hour",
     default=0.0,
@@ -63,12 +70,14 @@ MARGIN = 1.1  # to what ticks are expected to take
     metavar="K",
     help="Kill writer, workers or supervisor at random moments, so often on average.",
 )
-@click.option("--every", "every_s", default=10.0, type=click.FloatRange(0.1), metavar="S", help="Between samples.")
+@click.option(
+    "--every", "every_s", default=10.0, type=click.FloatRange(0.1), metavar="S", help="Seconds between samples."
+)
 @click.option("--out", type=click.File("w", lazy=False), metavar="FILE.csv", help="Write all samples there.")
 @click.option(
     "--discard",
     is_flag=True,
-    help="Free the disk of ticks that were checked, to run for days; then mds verify is left out.",
+    help="Free the disk of ticks that were checked, to run for days; then nothing is compared, mds verify is left out.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def main(
@@ -85,29 +94,31 @@ def main(
 ) -> None:
     """Record the simulator for hours, and watch memory, open files, lag and loss.
 
-    Everything is written into a temporary folder (TMPDIR says where) that is deleted at the end. Ctrl-C ends the run
-    early, with what there is to tell. Exits with 1 where anything was lost or is wrong; whether memory and open files
-    are flat is told, and does not count.
+    Everything is written into a temporary folder (TMPDIR says where) that is deleted at the end. To compare takes up to
+    130 bytes of memory for each tick. Ctrl-C ends the run early, with what there is to tell. Exits with 1 where
+    anything was lost or is wrong; whether memory and open files are flat is told, and does not count.
     """
     service.DEADLINE_S = READ_BACK_S
     seconds = hours * 3600
     require_room(seconds, rate, mode, every_s, discard=discard)
     soak = Soak()
-    with tempfile.TemporaryDirectory(prefix="mds-bench-") as name, asked_to_end() as asked:
-        folder = Path(name)
-        with running(folder, instruments, mode, keep_record=not discard) as (simulator, recorder):
-            checked = StoredTicks(recorder.data_dir)
-            recorder.lines = checked
-            watch = Watch(soak, simulator, recorder, checked, table=Csv(out), discard=discard)
-            connections = min(2, instruments)
-            show.note(f"recording {instruments:,} instruments at {rate:,} ticks/s into {folder}")
-            try:
-                simulator.set_rate(rate, connections)
-                soak.ended_early = watch.until(seconds, every_s, Kills(kills_per_hour), asked)
-                end(soak, simulator, recorder, checked, connections, discard=discard)
-                soak.judge()
-            except (AssertionError, OSError, MdsError, subprocess.TimeoutExpired) as error:
-                soak.problems.append(str(error))
+    with (
+        workplace() as folder,
+        asked_to_end() as asked,
+        running(folder, instruments, mode, keep_record=not discard) as (simulator, recorder),
+    ):
+        checked = StoredTicks(recorder.data_dir)
+        recorder.lines = checked
+        watch = Watch(soak, simulator, recorder, checked, table=Csv(out), discard=discard)
+        connections = min(2, instruments)
+        show.note(f"recording {instruments:,} instruments at {rate:,} ticks/s into {folder}")
+        try:
+            simulator.set_rate(rate, connections)
+            soak.ended_early = watch.until(seconds, every_s, Kills(kills_per_hour), asked)
+            end(soak, simulator, recorder, checked, connections, discard=discard)
+            soak.judge()
+        except (AssertionError, OSError, MdsError, subprocess.TimeoutExpired) as error:
+            soak.problems.append(str(error))
     about = {"rate": rate, "instruments": instruments, "mode": mode, "kills_per_hour": kills_per_hour}
     show.show(about | figures(soak), tables(soak), as_json=as_json)
     for problem in soak.problems:
@@ -116,10 +127,10 @@ def main(
 
 
 def require_room(seconds: float, rate: int, mode: str, every_s: float, *, discard: bool) -> None:
-    """Raise UsageError where what will be written does not fit on the disk."""
-    line, wire = bytes_per_tick(MODES[mode])
+    """Raise UsageError where what will be written does not fit on the disk, or what is compared not in memory."""
+    line, wire = room.bytes_per_tick(MODES[mode])
     needed = rate * (seconds * (line + wire) if not discard else (every_s + LOOK_S) * line)
-    needed = needed * MARGIN + SPARE_BYTES + (2 * KEPT_BYTES if discard else 0)  # of two days around midnight
+    needed = needed * room.MARGIN + room.SPARE_BYTES + (2 * KEPT_BYTES if discard else 0)  # of two days around midnight
     free = shutil.disk_usage(tempfile.gettempdir()).free
     show.note(f"about {needed / 1e9:,.1f} GB are needed in {tempfile.gettempdir()}, {free / 1e9:,.1f} GB are free")
     if needed > free:
@@ -131,6 +142,13 @@ def require_room(seconds: float, rate: int, mode: str, every_s: float, *, discar
                 punch(Path(probe.name), 0, 4096)
             except OSError as error:
                 raise click.UsageError(f"--discard does not work on this file system: {error.strerror}") from None
+        return
+    compared, memory = seconds * rate * room.COMPARED_BYTES, room.free_memory()
+    if compared > memory:
+        raise click.UsageError(
+            f"too little memory: to compare what is stored with what was sent can take {compared / 1e9:,.1f} GB,"
+            f" {memory / 1e9:,.1f} are free; run for a shorter time, or with --discard, which does not compare"
+        )
 
 
 @contextmanager
@@ -147,15 +165,18 @@ def running(folder: Path, instruments: int, mode: str, *, keep_record: bool) -> 
 
 @contextmanager
 def asked_to_end() -> Iterator[Event]:
-    """Yield what is set by Ctrl-C or SIGTERM; the second time is a KeyboardInterrupt."""
+    """Yield what is set by Ctrl-C, SIGTERM or SIGHUP; the second time is a KeyboardInterrupt.
+
+    Of SIGHUP it is not: a terminal that goes may send it twice, from the shell and from the kernel.
+    """
     asked = Event()
 
-    def ask(*_: object) -> None:
-        if asked.is_set():
+    def ask(number: int, _: object) -> None:
+        if asked.is_set() and number != signal.SIGHUP:
             raise KeyboardInterrupt
         asked.set()
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: signal.signal(number, ask) for number in heeded((signal.SIGINT, *ENDINGS))}
     try:
         yield asked
     finally:

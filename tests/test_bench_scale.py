@@ -4,6 +4,7 @@ import json
 import struct
 from itertools import pairwise
 from pathlib import Path
+from subprocess import TimeoutExpired
 from types import SimpleNamespace
 from typing import Any
 
@@ -156,7 +157,10 @@ def test_loss_and_repetition_end_it(stored: int) -> None:
         scale.check_stored(Point(90, 1000), 100, recorder)
 
 
-@pytest.mark.parametrize("error", [AssertionError("writer died"), MdsError("no answer"), OSError(28, "No space left")])
+@pytest.mark.parametrize(
+    "error",
+    [AssertionError("died"), MdsError("no answer"), OSError(28, "No space left"), TimeoutExpired("mds stop", 60)],
+)
 def test_what_cannot_be_measured_is_told(monkeypatch, tmp_path, error):
     """One line and exit 1, and no figures."""
 

@@ -2,18 +2,23 @@
 
 import os
 import random
+import shutil
+import tracemalloc
 from collections import Counter
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import click
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bench import soak
-from bench.rig import soaked, soaking
+from bench.rig import room, soaked, soaking
+from bench.rig.compare import difference, owners
 from bench.rig.growth import LEAST_S, WARM_UP_S, growth
 from bench.rig.room import bytes_per_tick
 from bench.rig.soaked import ALL, Sample, Soak, Use
@@ -21,6 +26,7 @@ from bench.rig.spread import Spread, bar, histogram
 from bench.rig.stored import PAGE_BYTES, StoredTicks, punch
 from pipeline.files import tick_file_name
 from pipeline.ticks import LtpTick, encode_lines
+from pipeline.wire import StreamId
 
 NOON = datetime(2025, 10, 1, 12, tzinfo=UTC)
 DAY = NOON.date()
@@ -234,6 +240,37 @@ def test_a_run_that_does_not_fit_is_refused_before_it_begins():
     with pytest.raises(click.UsageError, match=r"too little room: .* GB are needed, .*--discard needs little"):
         soak.require_room(10**9, 10_000, "mixed", 10, discard=False)
     soak.require_room(3600, 0, "mixed", 10, discard=False)
+
+
+def test_a_run_whose_comparison_does_not_fit_in_memory_is_refused_before_it_begins(monkeypatch: pytest.MonkeyPatch):
+    """It says what is needed, and what to do; what is discarded is not compared."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=10**13))
+    monkeypatch.setattr(room, "free_memory", lambda: 4 * 10**9)
+    soak.require_room(3000, 10_000, "mixed", 10, discard=False)
+    with pytest.raises(click.UsageError, match=r"too little memory: .* 4\.7 GB, 4\.0 are free; .*--discard"):
+        soak.require_room(3600, 10_000, "mixed", 10, discard=False)
+    soak.require_room(36_000, 10_000, "mixed", 10, discard=True)
+
+
+@pytest.mark.parametrize(("lost", "most"), [(0, 40), (1, 130)])
+def test_comparing_takes_no_more_memory_than_is_said(lost: int, most: int):
+    """A run would be killed at its end, after hours."""
+    ticks = 200_000
+    sent = np.random.default_rng(1).integers(0, 2**63, ticks).astype(np.uint64)
+    stored = np.delete(sent, np.arange(ticks // 2, ticks // 2 + lost))
+    tracemalloc.start()
+    try:
+        assert owners([sent], {StreamId(1, 1): stored}) == [StreamId(1, 1)]
+        assert difference([sent], stored).lost == lost
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert 16 + peak / ticks <= most * 1.02 <= room.COMPARED_BYTES * 1.02  # 16: both digests
+
+
+def test_free_memory_is_some_of_the_machine():
+    """At least a few megabytes, or nothing would run."""
+    assert 2**20 < room.free_memory() < os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def test_a_tick_takes_what_its_mode_takes():

@@ -11,7 +11,8 @@ from bench import capacity
 from bench.rig.floor import C_DECODE_ENCODE_US, Floor, measured_floor
 from bench.rig.highest import Highest
 from bench.rig.stretch import Stretch
-from bench.rig.trial import Feed, Trial, check_room, ground, limit, why_not_held
+from bench.rig.trial import Feed, Trial, limit, require_room, why_not_held
+from bench.rig.workplace import workplace
 
 FEED = Feed("quote", 3000, 2, frame_ticks=100)
 CPU_S = {"writer": 4.0, "worker-1": 6.0, "simulator": 5.0}
@@ -90,12 +91,13 @@ def test_a_feed_that_connections_cannot_have(instruments, connections):
         Feed("quote", instruments, connections, frame_ticks=100)
 
 
-def test_a_full_disk_is_noticed_before(tmp_path, monkeypatch):
+def test_a_full_disk_is_noticed_before(monkeypatch):
     """There must be room for what will be recorded, and some to spare."""
     monkeypatch.setattr(shutil, "disk_usage", lambda _: type("Usage", (), {"free": 10**10}))
-    check_room(tmp_path, "quote", 400_000, 20)
-    with pytest.raises(AssertionError, match=r"has 10\.0 GB free, .* TMPDIR"):
-        check_room(tmp_path, "quote", 400_000, 60)
+    require_room(["quote"], 400_000, 20)
+    for modes, seconds in ((["quote"], 60), (["quote", "full"], 30)):
+        with pytest.raises(click.UsageError, match=r"has 10\.0 GB free, .* TMPDIR"):
+            require_room(modes, 400_000, seconds)
 
 
 @pytest.mark.parametrize("error", [AssertionError("why"), OSError("why"), subprocess.SubprocessError("why")])
@@ -103,7 +105,7 @@ def test_what_fails_ends_the_command(error):
     """It says why, exits with 1, and leaves no folder behind."""
 
     def fail():
-        with ground() as folder:
+        with workplace() as folder:
             folders.append(folder)
             raise error
 
@@ -130,7 +132,8 @@ def test_capacity_of_a_recorder_that_holds_nothing():
     assert figures["pipeline"]["ticks_per_s"] == 0
     assert "1.00 s at the end" in figures["pipeline"]["not_held"]["why"]
     assert not {"floor", "times_the_baseline"} & figures.keys()
-    assert capacity.tables_of(figures, "quote")
+    for columns, rows in capacity.tables_of(figures, "quote"):
+        assert {len(row) for row in rows} <= {columns.count("|") + 1}
 
 
 def test_capacity_in_ratios():

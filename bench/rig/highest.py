@@ -16,7 +16,7 @@ PROBE_S = 3.0  # of a short trial
 class Highest:
     """What was found for one recorder."""
 
-    held: Trial | None = None  # for the full time, and compared with what was sent
+    held: Trial | None = None  # for the full time; the pipeline's is compared with what was sent, tick for tick
     trials: int = 0
     _failed: list[Trial] = field(default_factory=list)
 

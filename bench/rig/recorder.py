@@ -113,20 +113,23 @@ class Drain(NamedTuple):
     """How a recording ended."""
 
     sent: int  # ticks, by the simulator, since it runs
-    seconds: float  # from the last tick sent until the last byte was written; what counting takes is not in it
+    seconds: float  # from the last tick sent until the last byte was written, as the files have it
 
 
 def drain(simulator: Simulator, recorder: Recorder, connections: int) -> Drain:
-    """Let the simulator send nothing more, and wait until all that it has sent is stored, or nothing more comes."""
+    """Let the simulator send nothing more, and wait until all that it has sent is stored, or nothing more comes.
+
+    How long that took does not depend on how long it takes to see it: to count the lines may take seconds.
+    """
     simulator.set_rate(0, connections)
-    ended_s = grown_s = time.monotonic()
+    ended_ns, grown_s = time.time_ns(), time.monotonic()
     sent, size = simulator.sent, -1
     while True:
         now_size, now_s = tick_bytes(recorder.data_dir), time.monotonic()
         if now_size > size:
             size, grown_s = now_size, now_s
         elif now_s - grown_s > STUCK_S or (now_s - grown_s > QUIET_S and recorder.lines() >= sent):
-            return Drain(sent, grown_s - ended_s)
+            return Drain(sent, max(written_ns(recorder.data_dir) - ended_ns, 0) / 1e9)
         time.sleep(POLL_S)
 
 
@@ -138,6 +141,11 @@ def silence(simulator: Simulator, recorder: Recorder, connections: int) -> int:
 def tick_bytes(data_dir: Path) -> int:
     """Return how much is in the tick files by now."""
     return sum(path.stat().st_size for path in data_dir.glob("market_data_*.jsonl"))
+
+
+def written_ns(data_dir: Path) -> int:
+    """Return when the last byte was written into the tick files, by the clock of `time.time_ns`; 0: there are none."""
+    return max((path.stat().st_mtime_ns for path in data_dir.glob("market_data_*.jsonl")), default=0)
 
 
 def wait_until_subscribed(simulator: Simulator, plan: Plan) -> None:

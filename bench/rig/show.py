@@ -8,7 +8,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 from rich.console import Console
@@ -16,6 +16,8 @@ from rich.console import Console
 from pipeline.cli import tables
 
 ROOT = Path(__file__).parents[2]
+
+_Item = TypeVar("_Item")
 
 
 def conditions() -> dict[str, Any]:
@@ -61,6 +63,11 @@ def note(text: str) -> None:
 def progress(seconds: float, label: str) -> Any:
     """Return a progress bar on stderr, of seconds, for a `with`; `update` it with what has passed."""
     return click.progressbar(length=round(seconds * 10), label=label, file=sys.stderr, width=30)
+
+
+def counted(items: Sequence[_Item], label: str) -> Any:
+    """Return these with a progress bar on stderr, for a `with`."""
+    return click.progressbar(items, label=label, file=sys.stderr, show_pos=True)
 
 
 def _git(*words: str) -> str:

@@ -1,7 +1,9 @@
 """The simulator as a process, as `mds simulate` starts it."""
 
+import ctypes
 import json
 import os
+import signal
 import subprocess
 import urllib.request
 from collections.abc import Mapping
@@ -13,13 +15,18 @@ from tests.integration.service import MDS
 
 MODES = {"quote": ("quote",), "full": ("full",), "ltp": ("ltp",), "mixed": ("quote", "full", "ltp")}
 RATE_MAX = 1_000_000  # of one connection
+LAST_WORDS = 5  # lines of the log
+PR_SET_PDEATHSIG = 1  # prctl(2)
+
+_libc = ctypes.CDLL(None)
 
 Plan = dict[int, dict[str, list[int]]]  # tokens by connection and mode
 
 
 class Simulator:
-    """One that runs, without a tick before `set_rate`. A context manager.
+    """One that runs, without a tick before `set_rate`. A context manager. Raises AssertionError if it does not start.
 
+    It ends with the benchmark however that ends, SIGKILL included: one that goes on sending would fill the disk.
     `sent_files` has, where it was asked to keep a record, what each socket was sent; they are whole when it has ended.
     """
 
@@ -42,10 +49,13 @@ class Simulator:
                 stderr=log,
                 text=True,
                 start_new_session=True,  # Ctrl-C is for the benchmark, which ends it when it has read its counts
+                preexec_fn=_end_with_parent,  # noqa: PLW1509  one system call, which takes no lock
             )
-        assert self.process.stdout is not None
-        self.url = self.process.stdout.readline().split()[-1]
-        self.api_url = self.process.stdout.readline().split()[-1]
+        try:
+            self.url, self.api_url = self._told(), self._told()
+        except BaseException:
+            self.close()
+            raise
 
     def __enter__(self) -> "Simulator":
         return self
@@ -91,9 +101,22 @@ class Simulator:
         found: list[int] = self._get("/tokens")
         return found
 
+    def _told(self) -> str:
+        """Return the last word of the next line that it prints."""
+        assert self.process.stdout is not None
+        words = self.process.stdout.readline().split()
+        if not words:
+            end = "\n".join((self.folder / "log").read_text(errors="replace").splitlines()[-LAST_WORDS:])
+            raise AssertionError(f"the simulator does not start; its log ends with:\n{end}")
+        return words[-1]
+
     def _get(self, path: str) -> Any:
         with urllib.request.urlopen(self.api_url + path, timeout=30) as answer:  # noqa: S310  http only
             return json.load(answer)
+
+
+def _end_with_parent() -> None:
+    _libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 def plan(tokens: list[int], connections: int, mode: str) -> Plan:

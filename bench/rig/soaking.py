@@ -12,6 +12,7 @@ from typing import Any, TextIO
 
 from bench.rig import show, usage
 from bench.rig.recorder import ROLES, Pipeline
+from bench.rig.room import SPARE_BYTES
 from bench.rig.simulator import Simulator
 from bench.rig.soaked import Sample, Soak, Use, progress
 from bench.rig.stored import StoredTicks
@@ -20,7 +21,6 @@ from tests.integration import drills
 LOOK_S = 1.0  # between looks at what waits
 LINES = 60  # of progress, in all
 LAST_WORDS = 5  # lines of a log
-SPARE_BYTES = 2**30  # of the disk: for logs, spools, and other programs
 VICTIMS = {"writer": 5, "supervisor": 1, **drills.WORKERS}  # how often they are killed, in proportion
 
 

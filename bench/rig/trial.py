@@ -1,12 +1,9 @@
 """A recorder that is tried at one rate, and whether it held it."""
 
 import shutil
-import signal
-import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,10 +13,10 @@ from bench.rig import usage
 from bench.rig.baseline import Baseline
 from bench.rig.compare import compare
 from bench.rig.recorder import Pipeline, Recorder, silence, tick_bytes
+from bench.rig.room import most_bytes
 from bench.rig.simulator import Plan, Simulator, plan
 from bench.rig.stretch import Stretch, stretch
 from pipeline.config import MAX_INSTRUMENTS
-from pipeline.errors import MdsError
 
 MODES: Mapping[str, tuple[str, ...]] = {"quote": ("quote",), "full": ("full",), "both": ("quote", "full")}
 RECORDERS: Mapping[str, Callable[[Path, Simulator, Plan], Recorder]] = {"pipeline": Pipeline, "baseline": Baseline}
@@ -29,8 +26,6 @@ LAG_SHARE = 0.1  # of the time: who falls behind by more does not hold the rate
 LAG_LEAST_S, LAG_MOST_S = 0.3, 0.5  # a disk that is slow for a moment is no lack of speed
 WHOLE_CORE = 0.85  # of a core: as good as all of it, on cores that have others to serve as well
 ALL_CORES = 0.95
-TICK_BYTES = {"quote": 600, "full": 2100}  # line, spool and record, at most: for how much room there has to be
-SPARE_BYTES = 2 * 2**30
 FASTEST = {"quote": 800_000, "full": 300_000}  # ticks a second that were ever taken, whatever was to be sent: the same
 
 
@@ -70,30 +65,13 @@ class Trial:
         return self.file_bytes / self.stretch.seconds / 1e6
 
 
-@contextmanager
-def ground() -> Iterator[Path]:
-    """Make a temporary folder, and delete it in the end. What fails in it ends the command with exit code 1.
-
-    SIGTERM is taken for Ctrl-C, so that nothing stays behind.
-    """
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        with tempfile.TemporaryDirectory(prefix="mds-bench-") as folder:
-            yield Path(folder)
-    except (AssertionError, MdsError, OSError, subprocess.SubprocessError) as error:
-        raise click.ClickException(str(error)) from None
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def run_trial(folder: Path, name: str, feed: Feed, rate: int, seconds: float, *, compares: bool = False) -> Trial:
     """Start simulator and recorder afresh, record at this rate for so long, end both, and delete what was recorded.
 
-    If the rate was held and `compares` is set, what is stored is compared with what was sent, tick for tick; of the
-    baseline, whose ticks have no numbers, they are only counted. Raises AssertionError where that finds a difference, a
-    process of the recorder ends meanwhile, or there is too little room on the disk.
+    If the rate was held and `compares` is set, what the pipeline has stored is compared with what was sent, tick for
+    tick; of the baseline, whose ticks have no numbers, they are only counted. Raises AssertionError where that finds a
+    difference, or a process of the recorder ends meanwhile.
     """
-    check_room(folder, feed.mode, rate, seconds)
     compares = compares and name == "pipeline"
     market = {"frame_ticks": feed.frame_ticks, "instruments": feed.instruments}
     with (
@@ -149,13 +127,18 @@ def limit(trial: Trial, cores: int) -> str:
     return f"no process uses a whole core, and the machine {busy} ({told}): waiting, most likely for the disk"
 
 
-def check_room(folder: Path, mode: str, rate: int, seconds: float) -> None:
-    """Raise AssertionError where the disk has too little room for what a trial may record."""
+def require_room(modes: Iterable[str], rate: int, seconds: float) -> None:
+    """Raise UsageError where the disk has too little room for what one trial in one of these modes may record.
+
+    To be asked before the first trial: each deletes what it has recorded, and what was found so far would be lost.
+    """
+    folder = tempfile.gettempdir()
     free = shutil.disk_usage(folder).free
-    needed = min(rate, FASTEST[mode]) * seconds * TICK_BYTES[mode] + SPARE_BYTES
-    assert free >= needed, (
-        f"{folder} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} are needed; TMPDIR names another place"
-    )
+    needed = max(most_bytes(min(rate, FASTEST[mode]) * seconds, (mode,)) for mode in modes)
+    if free < needed:
+        raise click.UsageError(
+            f"{folder} has {free / 1e9:.1f} GB free, {needed / 1e9:.1f} are needed; TMPDIR names another folder"
+        )
 
 
 class _Busy:
