@@ -784,6 +784,7 @@ class Requests(RuleBasedStateMachine):
         for connection_id in CONNECTIONS:
             own = self._carried_by(connection_id)
             of = self.real.of(connection_id)
+            assert self.real.number_of(connection_id) == len(of)
             mirrored = self.model.on(1) if self.model.mirroring and connection_id == 3 else []
             assert len(own) <= LIMIT
             assert set(own) <= set(of) <= {*own, *mirrored}

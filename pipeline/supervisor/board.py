@@ -167,7 +167,7 @@ class Board:
         known = self._connections[connection_id]
         message = known.message
         child = children.get(worker_role(connection_id))
-        instruments = len(self._subscriptions.of(connection_id))
+        instruments = self._subscriptions.number_of(connection_id)
         state, reason = self.state(connection_id, child, now_s)
         is_live, is_gone = state == "live", _is_gone(message, child)
         rate_1s, rate_10s, rate_60s = (

@@ -153,6 +153,13 @@ class Subscriptions:
         """Return what this connection has to record."""
         return dict(islice(self._assigned(connection_id), MAX_INSTRUMENTS))
 
+    def number_of(self, connection_id: int) -> int:
+        """Return how many `of` has; it is asked many times a second."""
+        has_only_its_own = connection_id not in self.failed_over and not self._carried[connection_id]
+        if has_only_its_own and not (self.mirroring and connection_id == TERTIARY):
+            return min(len(self._homes[connection_id]), MAX_INSTRUMENTS)
+        return len(self.of(connection_id))
+
     def wanted(self, connection_id: int) -> Instruments:
         """Return what this connection should have on the wire now, never more than Kite's limit.
 
