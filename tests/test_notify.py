@@ -82,9 +82,24 @@ class Command:
         return [int(pid) for pid in path.read_text().split()] if path.exists() else []
 
 
+def children():
+    """Return the pids of what this process has started and not reaped."""
+    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+
+
+_others: set[str] = set()
+
+
+@pytest.fixture(autouse=True)
+def _others_are_known():
+    """Know what other tests of this process have left running for good, as multiprocessing does its tracker."""
+    _others.clear()
+    _others.update(children())
+
+
 def has_children():
     """Tell whether a process that was started here still runs, or was not reaped."""
-    return bool(Path(f"/proc/self/task/{os.getpid()}/children").read_text())
+    return bool(children() - _others)
 
 
 @contextlib.asynccontextmanager

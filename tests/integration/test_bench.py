@@ -58,7 +58,7 @@ def test_a_signal_leaves_nothing_behind(tmp_path, number):
     """No process goes on that the benchmark has started, and what was recorded is deleted."""
     words = ("--rate", "500", "--seconds", "60", "--instruments", "60")
     with subprocess.Popen(
-        [sys.executable, "-m", "bench.load", *words],
+        ["env", "--default-signal=HUP", sys.executable, "-m", "bench.load", *words],  # these tests may run by nohup
         cwd=ROOT,
         env=os.environ | {"TMPDIR": str(tmp_path)},  # by which its processes are known, too
         stdout=subprocess.DEVNULL,
