@@ -13,6 +13,7 @@ import re
 import shlex
 import tomllib
 from collections.abc import Mapping
+from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -20,6 +21,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     SecretStr,
@@ -32,6 +34,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from pipeline.credentials import SECRET_CHARS, TokenFile
 from pipeline.errors import ConfigError
+from pipeline.rules import parse_rule, parse_session
 
 MAX_INSTRUMENTS = 3000  # on one connection, Kite's limit
 CONNECTIONS = (1, 2, 3)
@@ -46,6 +49,27 @@ Overflow = Literal["refuse", "spill"]
 Token = Annotated[int, Field(strict=True, gt=0, lt=2**32)]
 
 
+def _word(value: Any) -> Any:
+    """Tell tokens from symbols; what is neither gets one message, not one for each."""
+    if isinstance(value, str):
+        if value.isascii() and value.isdecimal():
+            raise ValueError("a token is an integer, written without quotes")
+        if not _SYMBOL.fullmatch(value):
+            raise ValueError('a symbol is written "NSE:INFY"')
+        return value
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError('should be an integer, the token, or a symbol like "NSE:INFY"')
+    if value <= 0:
+        raise ValueError("should be greater than 0")
+    if value >= 2**32:
+        raise ValueError(f"should be less than {2**32}")
+    return value
+
+
+_SYMBOL = re.compile(r"(?=.{1,64}$)[^\s:][^:]*(:[^\s:][^:]*)?")
+Word = Annotated[int | str, BeforeValidator(_word)]  # 408065, "NSE:INFY", or "INFY" where one exchange alone has it
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -55,6 +79,7 @@ class Kite(_Section):
 
     ws_url: str = "wss://ws.kite.trade"
     api_url: str = "https://api.kite.trade"
+    login_url: str = "https://kite.zerodha.com/connect/login"  # for people, by `mds login`
     max_connections: int = Field(default=3, ge=1, le=3)
     access_token_file: Path | None = None  # default: mds/access_token.json in the user's config folder
 
@@ -65,7 +90,7 @@ class Kite(_Section):
             raise ValueError("names no file")
         return value
 
-    @field_validator("ws_url", "api_url")
+    @field_validator("ws_url", "api_url", "login_url")
     @classmethod
     def _is_url(cls, value: str, info: Any) -> str:
         schemes = ("ws", "wss") if info.field_name == "ws_url" else ("http", "https")
@@ -107,22 +132,76 @@ class Runtime(_Section):
 
 
 class Universe(_Section):
-    """What is subscribed at start: `primary` in quote mode on connection 1, `secondary` in full mode on 2."""
+    """What is subscribed at start: `primary` in quote mode on connection 1, `secondary` in full mode on 2.
+
+    `select` are rules as `rules.parse_rule` reads them, for derivatives around the money and the expiry.
+    """
 
     overflow: Overflow = "refuse"  # what finds no room; "spill": it goes to the other of connections 1 and 2
-    primary: tuple[Token, ...] = ()
-    secondary: tuple[Token, ...] = ()
+    primary: tuple[Word, ...] = ()
+    secondary: tuple[Word, ...] = ()
+    select: tuple[str, ...] = ()
+    select_move_percent: float = Field(default=0.5, gt=0, le=100)  # of the spot, until the rules are looked at again
     batch_size: int = Field(default=500, ge=1, le=MAX_INSTRUMENTS)  # tokens in one request to Kite
 
     @field_validator("primary", "secondary")
     @classmethod
-    def _fits(cls, value: tuple[int, ...], info: ValidationInfo) -> tuple[int, ...]:
+    def _fits(cls, value: tuple[int | str, ...], info: ValidationInfo) -> tuple[int | str, ...]:
         room, who = MAX_INSTRUMENTS, "one connection holds"
         if info.data.get("overflow") == "spill":
             room, who = 2 * MAX_INSTRUMENTS, "two connections hold"
         if len(set(value)) > room:
             raise ValueError(f"{len(set(value))} instruments, {who} {room}")
         return value
+
+    @field_validator("select")
+    @classmethod
+    def _are_rules(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            parse_rule(text)
+        return value
+
+
+class Instruments(_Section):
+    """Kite's list of instruments, which knows them by symbol."""
+
+    sync: bool = True  # fetch it once a day, while credentials allow
+    sync_at: time = time(8, 30)  # from then on Kite has the day's, in storage.timezone
+
+
+class Market(_Section):
+    """When instruments trade, and so when a tick is missed; times are in storage.timezone.
+
+    The calendar tells the days and hours of shares and their derivatives. On its holidays commodities trade in the
+    evening alone.
+    """
+
+    calendar: str = "XBOM"  # as exchange_calendars calls it; "": it is always open
+    currency_open: time = time(9, 0)
+    currency_close: time = time(17, 0)
+    commodity_open: time = time(9, 0)
+    commodity_evening: time = time(17, 0)
+    commodity_close: time = time(23, 30)
+    commodity_holidays: tuple[date, ...] = ()  # on which they do not trade at all
+    extra_sessions: tuple[str, ...] = ()  # that no calendar knows: "2026-11-08 18:00-19:15"
+    stale_s: float = Field(default=60.0, ge=0, le=3600)  # without a tick in an open market: degraded; 0: never
+    connect: time | None = None  # from then on, on days on which something trades, connections are open
+    disconnect: time | None = None  # until then; neither: always
+
+    @field_validator("extra_sessions")
+    @classmethod
+    def _are_sessions(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for text in value:
+            parse_session(text)
+        return value
+
+    @model_validator(mode="after")
+    def _is_in_order(self) -> "Market":
+        if (self.connect is None) != (self.disconnect is None):
+            raise ValueError("market.connect and market.disconnect are given together, or neither")
+        if self.connect is not None and self.disconnect is not None and self.connect >= self.disconnect:
+            raise ValueError("market.disconnect must be later in the day than market.connect")
+        return self
 
 
 class Failover(_Section):
@@ -239,6 +318,8 @@ class Config(BaseSettings):
     storage: Storage = Storage()
     runtime: Runtime = Runtime()
     universe: Universe = Universe()
+    instruments: Instruments = Instruments()
+    market: Market = Market()
     failover: Failover = Failover()
     http: Http = Http()
     notify: Notify = Notify()
@@ -315,7 +396,8 @@ class Config(BaseSettings):
         The access token is left out: a running process may have one that is newer than ours.
         """
         storage = self.storage.model_copy(update={"compact": False})
-        return self.model_copy(update={"http": Http(), "notify": Notify(), "storage": storage}).http_hash
+        unconcerned = {"http": Http(), "notify": Notify(), "instruments": Instruments(), "market": Market()}
+        return self.model_copy(update={**unconcerned, "storage": storage}).http_hash
 
     @property
     def http_hash(self) -> str:

@@ -378,6 +378,8 @@ def test_resolved_paths_are_absolute(folder):
         ("MDS_HTTP__TOKEN", "t"),
         ("MDS_NOTIFY__COMMAND", "c"),
         ("MDS_STORAGE__COMPACT", "true"),
+        ("MDS_INSTRUMENTS__SYNC", "false"),
+        ("MDS_MARKET__CALENDAR", ""),
     ],
 )
 def test_the_hash_tells_every_change(monkeypatch, variable, value):
@@ -385,7 +387,7 @@ def test_the_hash_tells_every_change(monkeypatch, variable, value):
 
     Recording does not rest on who looks on, or what becomes of days that are over.
     """
-    looks_on = variable.startswith(("MDS_HTTP", "MDS_NOTIFY", "MDS_STORAGE__COMPACT"))
+    looks_on = variable.startswith(("MDS_HTTP", "MDS_NOTIFY", "MDS_STORAGE__COMPACT", "MDS_INSTRUMENTS", "MDS_MARKET"))
     before = (load().hash, load().http_hash)
     assert (load().hash, load().http_hash) == before
     monkeypatch.setenv("KITE_ACCESS_TOKEN", "t")

@@ -221,8 +221,9 @@ def relieved(saved: Saved) -> dict[int, dict[int, int]]:
 
 
 def _modes(universe: Universe) -> Mapping[int, Mode]:
-    secondary: dict[int, Mode] = dict.fromkeys(universe.secondary, "full")
-    return secondary | dict.fromkeys(universe.primary, "quote")  # the primary comes first where both name one
+    secondary: dict[int, Mode] = dict.fromkeys((t for t in universe.secondary if isinstance(t, int)), "full")
+    primary: dict[int, Mode] = dict.fromkeys((t for t in universe.primary if isinstance(t, int)), "quote")
+    return secondary | primary  # the primary comes first where both name one
 
 
 class SavedFile:

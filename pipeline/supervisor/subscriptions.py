@@ -328,7 +328,9 @@ class Subscriptions:
 
     def take_universe(self, universe: Universe, now: str) -> list[Refusal]:
         """Subscribe what the configuration wants."""
-        return self.take(universe.primary, "quote", now) + self.take(universe.secondary, "full", now)
+        primary = [token for token in universe.primary if isinstance(token, int)]
+        secondary = [token for token in universe.secondary if isinstance(token, int)]
+        return self.take(primary, "quote", now) + self.take(secondary, "full", now)
 
     def resume(
         self,
