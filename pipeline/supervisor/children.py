@@ -209,7 +209,7 @@ class Children:
             log.info("%s: what it had spooled is handed on", child.role)
 
     def _spawn(self, child: Child, *more: str) -> subprocess.Popen[bytes]:
-        environment = {k: v for k, v in os.environ.items() if not k.startswith("MDS_")} | self._config.to_child()
+        environment = without_secrets(os.environ) | self._config.to_child()
         with (
             _stop_signals_blocked(child),
             self._lock_for(child) as lock_fd,
@@ -306,6 +306,11 @@ def _how(exit_code: int | None) -> str:
         return f" by {signal.Signals(-exit_code).name}"
     except ValueError:  # a real-time signal has no name
         return f" by signal {-exit_code}"
+
+
+def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment without what is meant for the recorder: credentials, and all of its settings."""
+    return {name: value for name, value in environment.items() if not name.upper().startswith(("KITE_", "MDS_"))}
 
 
 @contextlib.contextmanager

@@ -5,32 +5,24 @@ start and whenever closed days have ticks that it has not seen; after a failure 
 """
 
 import asyncio
-import contextlib
 import logging
-import os
-import sys
 import time
-from asyncio import subprocess
 from collections.abc import Callable
 from typing import Any
 
-import orjson
-
 from pipeline import role
 from pipeline.compactor import EXIT_BUSY, ROLE
-from pipeline.config import CHILD_VARIABLE, Config
+from pipeline.config import Config
 from pipeline.files import COMPACT_LOCK
 from pipeline.store.files import date_of, tick_files
 from pipeline.store.keeping.closed import first_open
-from pipeline.supervisor.children import log_file
-from pipeline.supervisor.notify import without_secrets
+from pipeline.supervisor import errand
 
 log = logging.getLogger(__name__)
 
 MODULE = "pipeline.compactor"  # python -m ...
 LOOK_S = 60.0
 AGAIN_S = 3600.0  # after a failure: a full disk, a damaged part
-END_S = 1.0  # it does nothing that must be brought to an end
 
 Sizes = dict[str, int]  # of tick files, by name
 
@@ -67,41 +59,24 @@ class Compaction:
         return role.read_holder(self._config.state_dir / COMPACT_LOCK) is not None
 
     async def _compact(self, there: Sizes) -> None:
-        settings = self._config.with_changes(http={"listen": ""})  # a token that it would need is not for this process
+        has_told = False
+
+        def hear(fields: dict[str, Any]) -> None:
+            nonlocal has_told
+            has_told = self._hear(fields) or has_told
+
         try:
-            with log_file(self._config.runtime.run_dir / f"{ROLE}.log") as log_fd:
-                process = await subprocess.create_subprocess_exec(
-                    sys.executable,
-                    "-m",
-                    MODULE,
-                    stdin=subprocess.DEVNULL,
-                    stdout=subprocess.PIPE,
-                    stderr=log_fd,
-                    env=without_secrets(os.environ) | {CHILD_VARIABLE: settings.model_dump_json()},
-                    start_new_session=True,
-                )
+            code = await errand.run(self._config, MODULE, name=ROLE, hear=hear)
         except OSError as error:
             self._fail({"reason": f"cannot be started: {error.strerror}"})
             return
-        has_told = False
-        try:
-            assert process.stdout  # noqa: S101  it is a pipe
-            async for line in process.stdout:
-                has_told = self._hear(line) or has_told
-            code = await process.wait()
-        finally:
-            await self._end(process)
         if code == 0:
             self._seen = there
         elif code != EXIT_BUSY and not has_told:
             self._fail({"reason": f"ended with exit code {code}, see {self._config.runtime.run_dir / ROLE}.log"})
 
-    def _hear(self, line: bytes) -> bool:
+    def _hear(self, fields: dict[str, Any]) -> bool:
         """Take in what became of a day; tell whether it was a failure."""
-        try:
-            fields: dict[str, Any] = orjson.loads(line)
-        except ValueError:  # it was killed within the line
-            return False
         event = fields.pop("event")
         if event == "compact_failed":
             self._fail(fields)
@@ -114,11 +89,3 @@ class Compaction:
         log.error("compaction has failed, it is tried again in an hour: %s", fields["reason"])
         self._not_before_s = time.monotonic() + AGAIN_S
         self._log_event("compact_failed", {"date": None, **fields})
-
-    async def _end(self, process: subprocess.Process) -> None:
-        for stop in (process.terminate, process.kill):
-            if process.returncode is None:
-                with contextlib.suppress(ProcessLookupError):
-                    stop()
-                with contextlib.suppress(TimeoutError):
-                    await asyncio.wait_for(process.wait(), END_S)

@@ -14,12 +14,13 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import IO, cast
 
 from pipeline.config import Config
 from pipeline.log import redact, redact_all
 from pipeline.status import Notice
+from pipeline.supervisor.children import without_secrets
 from pipeline.supervisor.messages import Budget, Message, Messages, Waiting
 from pipeline.supervisor.view import View
 
@@ -197,8 +198,3 @@ class Run:
         self.kill()
         self.exchange()
         return self._process.wait()
-
-
-def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without what is meant for the recorder: credentials, and all of its settings."""
-    return {name: value for name, value in environment.items() if not name.upper().startswith(("KITE_", "MDS_"))}
