@@ -70,6 +70,15 @@ _SYMBOL = re.compile(r"(?=.{1,64}$)[^\s:][^:]*(:[^\s:][^:]*)?")
 Word = Annotated[int | str, BeforeValidator(_word)]  # 408065, "NSE:INFY", or "INFY" where one exchange alone has it
 
 
+def _is_url(text: str, schemes: tuple[str, ...]) -> bool:
+    """Tell whether this is a URL of one of the schemes, with a host."""
+    try:
+        parts = urlsplit(text)
+        return parts.scheme in schemes and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
+
+
 class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -92,14 +101,9 @@ class Kite(_Section):
 
     @field_validator("ws_url", "api_url", "login_url")
     @classmethod
-    def _is_url(cls, value: str, info: Any) -> str:
+    def _is_reachable(cls, value: str, info: Any) -> str:
         schemes = ("ws", "wss") if info.field_name == "ws_url" else ("http", "https")
-        try:
-            parts = urlsplit(value)
-            usable = parts.scheme in schemes and bool(parts.hostname) and (parts.port or 1) > 0
-        except ValueError:
-            usable = False
-        if not usable:
+        if not _is_url(value, schemes):
             raise ValueError(f"must be a {' or '.join(schemes)} URL with a host")
         return value
 
@@ -305,6 +309,15 @@ class Simulator(_Section):
     frame_ticks: int = Field(default=0, ge=0, le=3000)  # ticks in one frame; 0: what ten milliseconds bring
     seed: int = Field(default=1, ge=0)
     record: Path | None = None  # folder for connection-N.sent: the messages with ticks that each connection is sent
+    listed: int = Field(default=0, ge=0, le=200_000)  # rows on the list of instruments at least; 0: as many as come
+    redirect_url: str = ""  # where a login sends the browser; "": to a page of the simulator's own
+
+    @field_validator("redirect_url")
+    @classmethod
+    def _is_page(cls, value: str) -> str:
+        if value and not _is_url(value, ("http", "https")):
+            raise ValueError('must be a http or https URL with a host, or "" for the simulator\'s own page')
+        return value
 
 
 class Config(BaseSettings):

@@ -1,26 +1,24 @@
 """The server: who is let in, the clock that drives all connections, and the pages that tell and change its state.
 
     GET /?api_key=K&access_token=T   the feed, a WebSocket
-    GET /user/profile                the REST API: tells whose token it is, and so whether it is good
+    /user/profile, /instruments ...  the REST API, which `rest` answers
     GET /stats                       what is subscribed and was sent, as JSON
     GET /tokens                      the market's list of instruments, as JSON
     GET /rate?ticks_per_second=N     so many on each connection from now on
     GET /fault?do=KIND&...           a fault from now on: connection, after, for, every, status; do=clear ends all
 
-No page and no log line shows a key or a token.
+No page of these and no log line shows a key or a token.
 """
 
 import asyncio
-import hmac
 import logging
 import time
-from collections import Counter, deque
+from collections import deque
 from datetime import UTC, datetime
 from http import HTTPStatus
-from typing import Any, Final
+from typing import Any, Final, cast
 from urllib.parse import parse_qsl, urlsplit
 
-import orjson
 from pydantic import ValidationError
 from websockets.asyncio.server import Server as WebSocketServer
 from websockets.asyncio.server import ServerConnection, serve
@@ -31,50 +29,35 @@ from pipeline.config import Config
 from pipeline.config import Simulator as Settings
 from pipeline.errors import ConfigError
 from pipeline.simulator import market
+from pipeline.simulator.accounts import Accounts
+from pipeline.simulator.answers import error, json
+from pipeline.simulator.connection import Connection
 from pipeline.simulator.faults import Faults, from_fields
+from pipeline.simulator.rest import Question, Rest
 from pipeline.simulator.session import Session
 
 log = logging.getLogger(__name__)
 
 CONNECTIONS_MAX: Final = 3  # for one API key, Kite's limit
-REFUSED_TOKENS: Final = ("expired", "invalid")  # access tokens that are always refused
 TIMER_S: Final = 0.01
 CLOSE_S: Final = 1.0  # for a client to answer the closing handshake
-PROFILE: Final = {
-    "user_id": "AB1234",
-    "user_type": "individual",
-    "email": "somebody@example.com",
-    "user_name": "Somebody Made-up",
-    "user_shortname": "Somebody",
-    "broker": "ZERODHA",
-    "exchanges": ["BFO", "BSE", "CDS", "MCX", "NFO", "NSE"],
-    "products": ["CNC", "NRML", "MIS", "BO", "CO"],
-    "order_types": ["MARKET", "LIMIT", "SL", "SL-M"],
-    "avatar_url": None,
-    "meta": {"demat_consent": "consent"},
-}
-_ERRORS: Final = {  # of the REST API, and of a connect
-    403: ("TokenException", "Incorrect `api_key` or `access_token`."),
-    429: ("NetworkException", "Too many requests"),
-    503: ("NetworkException", "The service is not available"),
-}
 _CLOSED_KEPT: Final = 1000  # connections that `/stats` still knows after their end
 
 
 class Simulator:
-    """Kite's feed, on one port."""
+    """Kite's feed and REST API, on one port. With an API secret, who asks for a session must know it."""
 
-    def __init__(self, config: Config, faults: Faults) -> None:
+    def __init__(self, config: Config, faults: Faults, api_secret: str = "") -> None:
         self._settings = config.simulator
-        self._api_key = config.api_key.get_secret_value()
-        self._access_token = config.access_token.get_secret_value()
+        credentials = (config.api_key.get_secret_value(), config.access_token.get_secret_value())
+        self._accounts = Accounts(*credentials, api_secret)
         self._market = market.Market(config.simulator.seed)
         self._faults = faults
+        self._rest = Rest(config, self._accounts, self._market, faults, self._now_s)
         self._sessions: dict[ServerConnection, Session] = {}
         self._keys: dict[ServerConnection, str] = {}
         self._accepted = 0
         self._refused = {403: 0, 429: 0}
-        self._profiles: Counter[int] = Counter()  # asked for, by the status of the answer
         self._closed: deque[dict[str, int]] = deque(maxlen=_CLOSED_KEPT)
         self._closed_ticks = 0
         self._watchers: set[asyncio.Task[None]] = set()
@@ -103,6 +86,7 @@ class Simulator:
                 host,
                 port,
                 process_request=self._answer,
+                create_connection=Connection,
                 compression=None,
                 ping_interval=None,
                 close_timeout=CLOSE_S,
@@ -140,7 +124,7 @@ class Simulator:
             "connections": [session.stats() for session in sessions],
             "ticks_sent_total": self._closed_ticks + sum(session.ticks_sent for session in sessions),
             "refused": {str(status): number for status, number in self._refused.items()},
-            "profiles": {str(status): number for status, number in self._profiles.items()},
+            **self._rest.stats(),
             "closed": list(self._closed),
             "faults": [str(fault) for fault in self._faults.pending(self._now_s())],
         }
@@ -164,35 +148,40 @@ class Simulator:
         session.silent = silence is not None
         session.malformed_every = malformed.value if malformed else 0
 
-    def _answer(self, ws: ServerConnection, request: Request) -> Response | None:
+    async def _answer(self, ws: ServerConnection, request: Request) -> Response | None:
         """Return the answer to an HTTP request, or None where the opening handshake goes on."""
+        connection = cast("Connection", ws)
         url = urlsplit(request.path)
-        query = dict(parse_qsl(url.query))
+        pairs = parse_qsl(url.query)
+        question = Question(connection.method, url.path, pairs, request.headers, connection.body)
+        response = await self._rest.answer(question)
+        if response is not None:
+            return response
+        if question.method != "GET":
+            return error(405)
+        query = dict(pairs)
         match url.path:
             case "/" | "":
                 return self._admit(ws, query, is_upgrade="Upgrade" in request.headers)
-            case "/user/profile":
-                return self._tell_profile(ws, request)
             case "/stats":
-                return _json(ws, HTTPStatus.OK, self.stats())
+                return json(self.stats())
             case "/tokens":
-                return _json(ws, HTTPStatus.OK, market.tokens(self._settings.instruments))
+                return json(market.tokens(self._settings.instruments))
             case "/rate":
-                return self._set_rate(ws, query)
+                return self._set_rate(query)
             case "/fault":
-                return self._set_fault(ws, query)
-        known = "there are /user/profile, /stats, /tokens, /rate, /fault and the feed at /"
-        return _json(ws, HTTPStatus.NOT_FOUND, {"error": known})
+                return self._set_fault(query)
+        return error(404, f"there are {', '.join(self._rest.paths)}, /stats, /tokens, /rate, /fault and the feed at /")
 
     def _admit(self, ws: ServerConnection, query: dict[str, str], *, is_upgrade: bool) -> Response | None:
         key, token = query.get("api_key", ""), query.get("access_token", "")
         fault = self._faults.find("refuse", self._now_s())
         if fault is not None:
-            return self._refuse(ws, fault.value, "fault")
-        if not self._is_authorised(key, token):
-            return self._refuse(ws, 403, "credentials")
+            return self._refuse(fault.value, "fault")
+        if not self._accounts.is_good(key, token):
+            return self._refuse(403, "credentials")
         if list(self._keys.values()).count(key) >= CONNECTIONS_MAX:
-            return self._refuse(ws, 429, f"{CONNECTIONS_MAX} connections are open")
+            return self._refuse(429, f"{CONNECTIONS_MAX} connections are open")
         if not is_upgrade:
             return None  # websockets answers it with 426
         self._accepted += 1
@@ -204,57 +193,35 @@ class Simulator:
         watcher.add_done_callback(self._watchers.discard)
         return None
 
-    def _tell_profile(self, ws: ServerConnection, request: Request) -> Response:
-        scheme, _, credentials = request.headers.get("Authorization", "").partition(" ")
-        key, _, token = credentials.partition(":")
-        fault = self._faults.find("profile", self._now_s())
-        if fault is not None:
-            status, reason = fault.value, "fault"
-        else:
-            status, reason = 200 if scheme == "token" and self._is_authorised(key, token) else 403, "credentials"
-        self._profiles[status] += 1
-        if status == HTTPStatus.OK:
-            return _json(ws, HTTPStatus.OK, {"status": "success", "data": PROFILE})
-        log.warning("profile refused with %d: %s", status, reason)
-        return _error(ws, status)
-
-    def _is_authorised(self, key: str, token: str) -> bool:
-        if not key or not token or token in REFUSED_TOKENS:
-            return False
-        if self._api_key and self._access_token:
-            given, wanted = (key, token), (self._api_key, self._access_token)
-            return all(hmac.compare_digest(g.encode(), w.encode()) for g, w in zip(given, wanted, strict=True))
-        return True
-
-    def _refuse(self, ws: ServerConnection, status: int, reason: str) -> Response:
+    def _refuse(self, status: int, reason: str) -> Response:
         self._refused[status] += 1
         log.warning("connect refused with %d: %s", status, reason)
-        return _error(ws, status)
+        return error(status)
 
-    def _set_rate(self, ws: ServerConnection, query: dict[str, str]) -> Response:
+    def _set_rate(self, query: dict[str, str]) -> Response:
         try:
             section = Settings.model_validate({"rate": query.get("ticks_per_second")})
-        except ValidationError as error:
-            return _json(ws, HTTPStatus.BAD_REQUEST, {"error": f"ticks_per_second: {error.errors()[0]['msg'].lower()}"})
+        except ValidationError as wrong:
+            return json({"error": f"ticks_per_second: {wrong.errors()[0]['msg'].lower()}"}, HTTPStatus.BAD_REQUEST)
         self._settings = self._settings.model_copy(update={"rate": section.rate})
         for session in self._sessions.values():
             session.rate = section.rate
         log.info("%d ticks/s on each connection", section.rate)
-        return _json(ws, HTTPStatus.OK, {"ticks_per_second": section.rate})
+        return json({"ticks_per_second": section.rate})
 
-    def _set_fault(self, ws: ServerConnection, query: dict[str, str]) -> Response:
+    def _set_fault(self, query: dict[str, str]) -> Response:
         now_s = self._now_s()
         if query.get("do") == "clear":
             self._faults.clear()
         else:
             try:
                 fault = from_fields(query, now_s)
-            except ConfigError as error:
-                return _json(ws, HTTPStatus.BAD_REQUEST, {"error": str(error)})
+            except ConfigError as wrong:
+                return json({"error": str(wrong)}, HTTPStatus.BAD_REQUEST)
             self._faults.add(fault)
             log.warning("fault %s asked for", fault)
         self._apply_faults(now_s)
-        return _json(ws, HTTPStatus.OK, {"faults": [str(fault) for fault in self._faults.pending(now_s)]})
+        return json({"faults": [str(fault) for fault in self._faults.pending(now_s)]})
 
     async def _serve(self, ws: ServerConnection) -> None:
         session = self._sessions[ws]
@@ -280,15 +247,3 @@ class Simulator:
         self._closed_ticks += session.ticks_sent
         log.info("connection %d: closed (%s) after %d ticks", session.number, ws.close_code, session.ticks_sent)
         session.close_record()
-
-
-def _error(ws: ServerConnection, status: int) -> Response:
-    kind, text = _ERRORS[status]
-    return _json(ws, HTTPStatus(status), {"status": "error", "message": text, "data": None, "error_type": kind})
-
-
-def _json(ws: ServerConnection, status: HTTPStatus, value: Any) -> Response:
-    response = ws.respond(status, orjson.dumps(value).decode() + "\n")
-    del response.headers["Content-Type"]
-    response.headers["Content-Type"] = "application/json"
-    return response
