@@ -32,7 +32,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from pipeline.credentials import SECRET_CHARS, TokenFile
+from pipeline.credentials import SECRET_CHARS, StoredToken, TokenFile
 from pipeline.errors import ConfigError
 from pipeline.rules import parse_rule, parse_session
 
@@ -42,7 +42,8 @@ DEFAULT_FILE = Path("mds.toml")
 STATE_FOLDER = ".mds"  # in the data folder
 CHILD_VARIABLE = "MDS_CHILD_CONFIG"
 HTTP_TOKEN_VARIABLE = "MDS_HTTP__TOKEN"  # noqa: S105  its name
-SECRET_VARIABLES = ("KITE_API_KEY", "KITE_ACCESS_TOKEN")
+API_SECRET_VARIABLE = "KITE_API_SECRET"  # noqa: S105  its name; for `mds login` alone, and never a setting
+SECRET_VARIABLES = ("KITE_API_KEY", "KITE_ACCESS_TOKEN", API_SECRET_VARIABLE)
 
 Mode = Literal["ltp", "quote", "full"]
 Overflow = Literal["refuse", "spill"]
@@ -364,7 +365,7 @@ class Config(BaseSettings):
 
     @property
     def token_file(self) -> Path:
-        """The file that `mds token set` writes. Raises ConfigError where nobody's home folder is found for it."""
+        """Where `mds login` stores. Raises ConfigError where nobody's home folder is found for it."""
         folder = Path(os.environ.get("XDG_CONFIG_HOME", ""))
         if not folder.is_absolute():  # to be passed over, as the XDG specification has it
             folder = Path("~/.config")
@@ -384,6 +385,10 @@ class Config(BaseSettings):
         """Return this configuration with some keys of some sections replaced: `with_changes(kite={"ws_url": ...})`."""
         update = {name: getattr(self, name).model_copy(update=dict(keys)) for name, keys in sections.items()}
         return self.model_copy(update=update)
+
+    def with_stored(self, stored: StoredToken) -> "Config":
+        """Return this configuration with a stored token, and with the key that it was made for, where that is known."""
+        return self.model_copy(update={"access_token": stored.access_token, "api_key": stored.api_key or self.api_key})
 
     def resolved(self) -> "Config":
         """Return this configuration with absolute paths."""
@@ -422,7 +427,7 @@ class Config(BaseSettings):
 def load(file: Path | None = None, *, need_credentials: bool = False) -> Config:
     """Read `file` (or MDS_CONFIG, or `mds.toml` where there is one) and the environment.
 
-    With `need_credentials` there are an API key and an access token in it: the environment's, else the token file's.
+    With `need_credentials` there are an API key and an access token in it, as `with_credentials` finds them.
     Raises ConfigError, one line for each wrong key.
     """
     named = file or (Path(os.environ["MDS_CONFIG"]) if os.environ.get("MDS_CONFIG") else None)
@@ -440,7 +445,7 @@ def load(file: Path | None = None, *, need_credentials: bool = False) -> Config:
         raise ConfigError(
             f"environment: {error}; lists are written as JSON, like MDS_UNIVERSE__PRIMARY=[408065]"
         ) from None
-    return _with_credentials(config) if need_credentials else config
+    return with_credentials(config) if need_credentials else config
 
 
 def from_child(environment: Mapping[str, str] = os.environ) -> Config:
@@ -457,19 +462,30 @@ def from_child(environment: Mapping[str, str] = os.environ) -> Config:
     )
 
 
-def _with_credentials(config: Config) -> Config:
-    """Return the configuration with the access token of the token file, where the environment has none."""
-    without = "or try the recorder without any: mds run --simulate"
-    if not config.api_key.get_secret_value():
-        raise ConfigError(f"KITE_API_KEY is not set: export the key of your Kite Connect app, {without}")
-    if config.access_token.get_secret_value():
+def with_credentials(config: Config) -> Config:
+    """Return the configuration with API key and access token: each the environment's, else the token file's.
+
+    Raises ConfigError where one is missing, or where the stored token was made for another key than the given one.
+    """
+    key, token = config.api_key.get_secret_value(), config.access_token.get_secret_value()
+    if key and token:
         return config
     file = TokenFile(config.token_file)
     stored = file.read()
+    without = "log in with: mds login; or try the recorder without any: mds run --simulate"
+    if not key and not (stored and stored.api_key):
+        raise ConfigError(f"KITE_API_KEY is not set: export the key of your Kite Connect app, or {without}")
+    if token:
+        assert stored  # noqa: S101  it has the key
+        return config.model_copy(update={"api_key": stored.api_key})
     if stored is None:
-        ways = f"export today's access token, or store it in {file.path} with: mds token set;"
-        raise ConfigError(f"KITE_ACCESS_TOKEN is not set: {ways} {without}")
-    return config.model_copy(update={"access_token": stored.access_token})
+        raise ConfigError(f"KITE_ACCESS_TOKEN is not set: nor is there a token in {file.path}; {without}")
+    if key and stored.api_key and stored.api_key.get_secret_value() != key:
+        raise ConfigError(
+            f"{file.path}: this token was made for another API key than KITE_API_KEY: "
+            "log in with: mds login; or unset KITE_API_KEY to use the key that is stored with it"
+        )
+    return config.with_stored(stored)
 
 
 def _read_toml(path: Path) -> dict[str, Any]:
@@ -483,9 +499,9 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
 
 
-_SECRET_NAMES = ("api_key", "access_token", *SECRET_VARIABLES)
+_SECRET_NAMES = ("api_key", "access_token", "api_secret", *SECRET_VARIABLES)
 _SECRETS_ELSEWHERE = (
-    "secrets are not read from this file: set KITE_API_KEY and KITE_ACCESS_TOKEN, or store the token with mds token set"
+    "secrets are not read from this file: log in with mds login, or set KITE_API_KEY, KITE_ACCESS_TOKEN"
 )
 _SECTIONS = tuple(name for name in Config.model_fields if name not in _SECRET_NAMES)
 

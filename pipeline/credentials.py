@@ -1,18 +1,21 @@
 """Today's access token, in a file that can be replaced while the service runs.
 
-Kite's access tokens die every morning. `mds token set` puts the new one into this file, from where a running service
-takes it up, by `TokenFile.poll`, and with which the next `mds run` begins. The content is JSON:
+Kite's access tokens die every morning. `mds login` and `mds token set` put the new one into this file, from where a
+running service takes it up, by `TokenFile.poll`, and with which the next `mds run` begins. The content is JSON. The key
+of the app that the token was made for, and whose it is, are there where they are known.
 
-    {"access_token": "...", "stored_at": "2025-10-01T08:41:07.123456+05:30"}
+    {"access_token": "...", "stored_at": "2025-10-01T08:41:07.123456+05:30",
+     "api_key": "...", "user_id": "AB1234", "user_name": "..."}
 
-Only its owner may read it. No error, log line or repr shows the token.
+Only its owner may read it. No error, log line or repr shows token or key.
 """
 
 import logging
 import os
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, time, timedelta
 from pathlib import Path
+from zoneinfo import ZoneInfo
 
 import orjson
 from pydantic import AwareDatetime, BaseModel, ConfigDict, SecretStr, ValidationError, field_validator
@@ -22,11 +25,13 @@ from pipeline.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
+KITE_ZONE = ZoneInfo("Asia/Kolkata")
+EXPIRY = time(6)  # about then Kite's tokens die, each morning
 SECRET_CHARS = 5  # fewer are none: Kite's secrets have 16 and 32
 TOKEN_CHARS_MAX = 4096
 _FILE_BYTES_MAX = 4 * TOKEN_CHARS_MAX
 _OTHERS = 0o077  # the mode bits of all but the owner
-_WAY_OUT = "store the token anew with: mds token set"
+_WAY_OUT = "log in again with: mds login"
 _ELSEWHERE = "kite.access_token_file names another file"
 
 _Stamp = tuple[int, int, int, int]
@@ -39,23 +44,33 @@ class StoredToken(BaseModel):
 
     access_token: SecretStr
     stored_at: AwareDatetime
+    api_key: SecretStr | None = None  # None: not known, the environment's
+    user_id: str | None = None
+    user_name: str | None = None
 
-    @field_validator("access_token")
+    @field_validator("access_token", "api_key")
     @classmethod
-    def _is_token(cls, value: SecretStr) -> SecretStr:
-        if fault := token_fault(value.get_secret_value()):
+    def _is_token(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and (fault := token_fault(value.get_secret_value())):
             raise ValueError(fault)
         return value
 
 
+def expires_at(stored_at: datetime) -> datetime:
+    """Return about when a token dies that was stored at this time: at the next six o'clock in India."""
+    here = stored_at.astimezone(KITE_ZONE)
+    dawn = datetime.combine(here.date(), EXPIRY, KITE_ZONE)
+    return dawn if here < dawn else dawn + timedelta(days=1)  # no clock is changed there
+
+
 def token_fault(token: str) -> str | None:
-    """Return why this can be no access token, without showing it; None where it can be one."""
+    """Return why this can be no token, key or secret of Kite's, without showing it; None where it can be one."""
     if not token:
         return "it is empty"
     if any(character.isspace() for character in token):
-        return "it has white space in it: one token is wanted"
+        return "it has white space in it: one word is wanted"
     if not (token.isascii() and token.isprintable()):
-        return "it has control characters or other characters in it that no access token has"
+        return "it has control characters in it, or others that are not ASCII"
     if len(token) < SECRET_CHARS:
         return f"it is too short, with {len(token)} characters"
     if len(token) > TOKEN_CHARS_MAX:
@@ -91,12 +106,29 @@ class TokenFile:
         except ValidationError as error:
             raise ConfigError(f"{self.path}: damaged: {_cause(error)}; {_WAY_OUT}") from None
 
-    def write(self, token: SecretStr) -> StoredToken:
+    def write(
+        self,
+        token: SecretStr,
+        *,
+        api_key: SecretStr | None = None,
+        user_id: str | None = None,
+        user_name: str | None = None,
+    ) -> StoredToken:
         """Replace what is stored; a folder that is not there is made, for this user only. Raises ConfigError."""
-        if fault := token_fault(token.get_secret_value()):
-            raise ConfigError(f"this is no access token, nothing was stored: {fault}")
-        stored = StoredToken(access_token=token, stored_at=datetime.now().astimezone())
-        content = {"access_token": token.get_secret_value(), "stored_at": stored.stored_at.isoformat()}
+        for secret, what in ((token, "access token"), (api_key, "API key")):
+            if secret is not None and (fault := token_fault(secret.get_secret_value())):
+                raise ConfigError(f"this is no {what}, nothing was stored: {fault}")
+        stored = StoredToken(
+            access_token=token,
+            stored_at=datetime.now().astimezone(),
+            api_key=api_key,
+            user_id=user_id or None,
+            user_name=user_name or None,
+        )
+        content = stored.model_dump(exclude_none=True) | {"stored_at": stored.stored_at.isoformat()}
+        for name in ("access_token", "api_key"):
+            if name in content:
+                content[name] = content[name].get_secret_value()
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             replace_durably(self.path, orjson.dumps(content) + b"\n", mode=0o600, suffix=f".{os.getpid()}.new")
@@ -106,8 +138,8 @@ class TokenFile:
             raise ConfigError(f"{self.path}: cannot be written: {cause}; {_ELSEWHERE}") from None
         return stored
 
-    def poll(self) -> str | None:
-        """Return the token if the file was replaced or changed since the last call, or else since this object was made.
+    def poll(self) -> StoredToken | None:
+        """Return what is stored if it was replaced or changed since the last call, or else since this object was made.
 
         Costs one `stat` where nothing has changed. What cannot be used is logged, once for each change.
         """
@@ -116,11 +148,10 @@ class TokenFile:
             return None
         self._polled = stamp
         try:
-            stored = self.read()
+            return self.read()
         except ConfigError as error:
             log.warning("a new access token cannot be used: %s", error)
             return None
-        return stored.access_token.get_secret_value() if stored else None
 
     def _stamp(self) -> _Stamp | None:
         """Return what tells one content of the file from the next, and whether it was opened or closed to others."""

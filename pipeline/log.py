@@ -32,9 +32,9 @@ class RedactingFormatter(logging.Formatter):
 _later: set[str] = set()
 
 
-def hide(secret: str) -> None:
-    """Redact this one as well from now on, wherever something is redacted: it has come while the process runs."""
-    _later.add(secret)
+def hide(*secrets: str) -> None:
+    """Redact these as well from now on, wherever something is redacted: they have come while the process runs."""
+    _later.update(secrets)
 
 
 def redact(text: str, secrets: Iterable[str]) -> str:

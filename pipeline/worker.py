@@ -16,16 +16,16 @@ from typing import Any
 
 import zmq
 import zmq.asyncio
-from pydantic import SecretStr
 
 from pipeline import role
 from pipeline.arrivals import Arrivals
 from pipeline.config import Config, Mode, from_child
-from pipeline.credentials import TokenFile
+from pipeline.credentials import StoredToken, TokenFile
 from pipeline.days import NS_PER_S
 from pipeline.digest import Digest
 from pipeline.errors import ConfigError, MdsError, SpoolFullError
 from pipeline.gaps import Gap, GapTracker
+from pipeline.kite import rest
 from pipeline.kite.feed import Batch, Feed, StateChange, classify_text, install_reactor
 from pipeline.kite.packets import Decoder, split
 from pipeline.lag import Lag
@@ -91,15 +91,14 @@ class Worker:
         self._last_tick_s = 0.0  # the same on a clock that nobody can set
         self._stop, self._ordered = asyncio.Event(), asyncio.Event()
         self._token_file = TokenFile(config.token_file)
-        self._api_key = config.api_key.get_secret_value()
-        self._access_token = config.access_token  # the one in use
+        self._config = config  # with the credentials in use
         self._feed = Feed(
             url=config.kite.ws_url,
-            api_key=self._api_key,
+            api_key=config.api_key.get_secret_value(),
             access_token=config.access_token.get_secret_value(),
             batch_size=config.universe.batch_size,
             listener=self,
-            is_accepted=lambda *credentials: asyncio.to_thread(_is_accepted, config.kite.api_url, *credentials),
+            is_accepted=lambda key, token: asyncio.to_thread(rest.is_accepted, config.kite.api_url, key, token, ASK_S),
         )
 
     async def run(self, *, drain: bool = False) -> int:
@@ -348,10 +347,10 @@ class Worker:
 
     def _look_for_token(self) -> None:
         """Take up an access token that was stored since this process began."""
-        token = self._token_file.poll()
-        if token is not None:
+        stored = self._token_file.poll()
+        if stored is not None:
             log.info("there is a new access token")
-            self._use(token)
+            self._use(stored)
 
     def _try_stored_token(self) -> None:
         """Try the token in the file, if it is another one: what this process began with may be older."""
@@ -360,14 +359,19 @@ class Worker:
         except ConfigError as error:
             log.warning("the stored access token cannot be used: %s", error)
             return
-        if stored is not None and stored.access_token != self._access_token:
+        if stored is None:
+            return
+        found = self._config.with_stored(stored)
+        if (found.api_key, found.access_token) != (self._config.api_key, self._config.access_token):
             log.info("trying the stored access token instead")
-            self._use(stored.access_token.get_secret_value())
+            self._use(stored)
 
-    def _use(self, token: str) -> None:
-        hide(token)
-        self._access_token = SecretStr(token)
-        self._feed.set_credentials(self._api_key, token)
+    def _use(self, stored: StoredToken) -> None:
+        self._config = self._config.with_stored(stored)
+        hide(*self._config.secrets)
+        self._feed.set_credentials(
+            self._config.api_key.get_secret_value(), self._config.access_token.get_secret_value()
+        )
 
     def _report(self) -> None:
         outbox, before = self._uplink.outbox, self._uplink.predecessor
@@ -502,12 +506,6 @@ async def _run(config: Config, connection_id: int, context: "zmq.Context[zmq.Soc
 def _boot_s() -> float:
     """Return the time on a clock that goes on through suspension."""
     return time.clock_gettime(time.CLOCK_BOOTTIME)
-
-
-def _is_accepted(api_url: str, api_key: str, access_token: str) -> bool | None:
-    from pipeline.kite.profile import is_accepted  # noqa: PLC0415  imports the reactor, which is installed by then
-
-    return is_accepted(api_url, api_key, access_token, ASK_S)
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def test_each_command_has_help(tmp_path, name):
     assert done.stdout.startswith(f"Usage: mds {name} ")
     assert "--config " in done.stdout
     assert "--help" in done.stdout
-    prints_data = name not in ("run", "stop", "simulate", "token set")
+    prints_data = name not in ("run", "stop", "simulate", "login", "token set")
     assert ("--json" in done.stdout) == prints_data
 
 
@@ -151,7 +151,21 @@ def test_wrong_usage(tmp_path, arguments):
 # Without a service.
 
 
-ALONE = ("run", "tail", "files", "analyze", "bars", "report", "compact", "verify", "simulate", "token", "gaps", "top")
+ALONE = (
+    "run",
+    "tail",
+    "files",
+    "analyze",
+    "bars",
+    "report",
+    "compact",
+    "verify",
+    "simulate",
+    "login",
+    "token",
+    "gaps",
+    "top",
+)
 
 
 @pytest.mark.parametrize("name", [name for name in _COMMANDS if name not in ALONE])

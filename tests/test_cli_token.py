@@ -1,4 +1,4 @@
-"""`mds token set`: the token comes from a pipe or a prompt, goes to the file, and is shown nowhere."""
+"""`mds token`: a token comes from a pipe or a prompt, goes to the file, is asked about, and is shown nowhere."""
 
 import io
 import json
@@ -8,13 +8,17 @@ import subprocess
 import sys
 import termios
 import time
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 
 from pipeline.cli import main
+from pipeline.credentials import TokenFile
+from tests.kite_rest import Rest
 
-TOKEN = "canary-t0ken"  # noqa: S105  made up
+KEY, TOKEN, OTHER = "canary-k3y", "canary-t0ken", "canary-other-t0ken"
 MDS = str(Path(sys.executable).with_name("mds"))
 DEADLINE_S = 20
 
@@ -33,13 +37,13 @@ def folder(tmp_path, monkeypatch):
 def mds(monkeypatch, capsys):
     """Runs `mds token set` with these bytes on the standard input; returns exit code, stdout, stderr."""
 
-    def run(data, *arguments):
-        monkeypatch.setattr(sys, "argv", ["mds", "token", "set", *arguments])
+    def run(data, *arguments, command="set"):
+        monkeypatch.setattr(sys, "argv", ["mds", "token", command, *arguments])
         monkeypatch.setattr(sys, "stdin", data if data is None else io.TextIOWrapper(io.BytesIO(data)))
         with pytest.raises(SystemExit) as end:  # by which click ends every command
             main()
         out, error = capsys.readouterr()
-        assert TOKEN not in out + error
+        assert "canary" not in out + error
         return end.value.code, out, error
 
     return run
@@ -79,7 +83,7 @@ def test_where_it_goes(mds, folder, monkeypatch):
         (b"abcd\n", "it is too short"),
         (b"x" * 4097, "it is too long"),
         (b"x" * 10**6, "it is too long"),
-        (b"canary-t0ken canary-t0ken", "it has white space in it: one token is wanted"),
+        (b"canary-t0ken canary-t0ken", "it has white space in it: one word is wanted"),
         (b"canary-t0ken\nsecond line", "it has white space in it"),
         (b"canary\x00t0ken", "it has control characters"),
         (b"\xff\xfe\xff\xfe", "standard input: not text"),
@@ -149,3 +153,164 @@ def test_a_token_from_a_terminal(folder):
     assert b"Stored in " in shown
     assert TOKEN.encode() not in shown
     assert stored(folder / "config" / "mds" / "access_token.json") == TOKEN
+
+
+def test_the_key_is_kept_with_it(mds, folder, monkeypatch):
+    """KITE_API_KEY is stored, too, and stays with the tokens that follow; whose a token is is not known."""
+    file = TokenFile(folder / "config" / "mds" / "access_token.json")
+    file.write(SecretStr(OTHER), api_key=SecretStr("canary-old-k3y"), user_id="AB1234", user_name="Somebody")
+    monkeypatch.setenv("KITE_API_KEY", KEY)
+    assert mds(TOKEN.encode())[0] == 0
+    monkeypatch.delenv("KITE_API_KEY")
+    assert mds(OTHER.encode())[0] == 0
+    on_disk = json.loads(file.path.read_bytes())
+    assert on_disk.pop("stored_at")
+    assert on_disk == {"access_token": OTHER, "api_key": KEY}
+    file.path.write_bytes(b"damaged")
+    assert mds(TOKEN.encode())[0] == 0
+    assert json.loads(file.path.read_bytes()).keys() == {"access_token", "stored_at"}
+    monkeypatch.setenv("KITE_API_KEY", "abc")
+    code, _, error = mds(OTHER.encode())
+    assert (code, error) == (2, "mds: this is no API key, nothing was stored: it is too short, with 3 characters\n")
+    assert stored(file.path) == TOKEN
+
+
+# Whether there is a good one.
+
+
+@pytest.fixture
+def status(mds):
+    """Runs `mds token status`; returns exit code and text, or what the JSON holds."""
+
+    def run(*arguments):
+        code, out, error = mds(b"", *arguments, command="status")
+        assert error == ""
+        return code, json.loads(out) if "--json" in arguments else out
+
+    return run
+
+
+@pytest.fixture
+def kite(monkeypatch):
+    with Rest(KEY, TOKEN) as rest:
+        monkeypatch.setenv("MDS_KITE__API_URL", rest.url)
+        yield rest
+
+
+@pytest.fixture
+def file(folder):
+    return TokenFile(folder / "config" / "mds" / "access_token.json")
+
+
+def test_there_is_none(status, kite, monkeypatch):
+    """It says what is missing and what to do; so it does for a token without a key."""
+    code, out = status()
+    assert code == 1
+    assert out.startswith("There is no access token to use: KITE_API_KEY is not set")
+    assert "log in with: mds login" in out
+    monkeypatch.setenv("KITE_API_KEY", KEY)
+    code, found = status("--json")
+    assert (code, found["source"], found["accepted"]) == (1, None, None)
+    assert found["reason"].startswith("KITE_ACCESS_TOKEN is not set")
+    assert status("--offline")[0] == 1
+    assert kite.asked == 0
+
+
+def test_a_good_one(status, kite, file):
+    """Whose, from where, since when, until when, and that Kite takes it."""
+    file.write(SecretStr(TOKEN), api_key=SecretStr(KEY), user_id="old", user_name="old")
+    code, out = status()
+    assert code == 0
+    lines = [line.split() for line in out.splitlines()]
+    assert lines[0] == ["Access", "token", "of", "Somebody", "(AB1234)"]
+    assert lines[1] == ["from", str(file.path)]
+    assert lines[2][0] == "stored"
+    assert lines[2][-2:] == ["s", "ago"]
+    assert lines[3][0] == "expires"
+    assert lines[3][2:] == ["06:00", "IST,", "about"]
+    assert lines[4] == ["Kite", "takes", "it"]
+    code, found = status("--json")
+    assert code == 0
+    assert datetime.fromisoformat(found.pop("stored_at")) == file.read().stored_at
+    assert datetime.fromisoformat(found.pop("expires_at")) > datetime.now(UTC)
+    assert found == {
+        "source": "file",
+        "file": str(file.path),
+        "expired": False,
+        "user_id": "AB1234",
+        "user_name": "Somebody",
+        "accepted": True,
+        "reason": None,
+    }
+    assert kite.asked == 2
+
+
+def test_one_that_kite_refuses(status, kite, file):
+    """The reason says what to do; what Kite quotes is not repeated."""
+    file.write(SecretStr(OTHER), api_key=SecretStr(KEY), user_id="AB1234")
+    code, out = status()
+    assert code == 1
+    assert out.startswith("Access token of AB1234\n")
+    assert "Kite     refuses it: 127.0.0.1:" in out
+    assert "log in with: mds login" in out
+    assert status("--json")[1]["accepted"] is False
+    assert status("--offline") == (0, out[: out.index("  Kite")] + "  Kite     was not asked\n")
+    assert kite.asked == 2
+
+
+def test_nobody_can_tell(status, file, monkeypatch):
+    """It is said, and is no yes."""
+    monkeypatch.setenv("MDS_KITE__API_URL", "http://127.0.0.1:9")
+    file.write(SecretStr(TOKEN), api_key=SecretStr(KEY))
+    code, out = status()
+    assert code == 1
+    assert "Access token of an unknown user" in out
+    assert "Kite     does not tell: 127.0.0.1:9: cannot be reached" in out
+    assert status("--json")[1]["accepted"] is None
+
+
+@pytest.mark.usefixtures("kite")
+def test_the_variable_goes_first(status, file, monkeypatch):
+    """As it does where `mds run` begins; nobody knows its age."""
+    file.write(SecretStr(OTHER), api_key=SecretStr(KEY))
+    monkeypatch.setenv("KITE_ACCESS_TOKEN", TOKEN)
+    code, out = status()
+    assert code == 0
+    assert "KITE_ACCESS_TOKEN, which goes before any that is stored" in out
+    assert "stored   " not in out
+    code, found = status("--json", "--offline")
+    assert (code, found["source"], found["stored_at"], found["expired"]) == (0, "environment", None, None)
+    monkeypatch.setenv("KITE_API_KEY", "canary-an0ther")
+    assert status()[0] == 1
+
+
+def test_one_of_yesterday(status, kite, file):
+    """Its age alone tells, where Kite is not to be asked; Kite has the last word where it is."""
+    file.write(SecretStr(TOKEN), api_key=SecretStr(KEY))
+    content = json.loads(file.path.read_bytes())
+    content["stored_at"] = (datetime.now(UTC) - timedelta(days=2)).isoformat()
+    content["user_name"] = "Some\x1b[2Jbody"
+    content["user_id"] = "AB1234"
+    file.path.write_text(json.dumps(content))
+    code, out = status("--offline")
+    assert code == 1
+    assert "expired  " in out
+    assert "about; log in with: mds login" in out
+    assert "Some [2Jbody (AB1234)" in out
+    assert "48.0 h ago" in out or "2 d ago" in out
+    assert kite.asked == 0
+    assert status()[0] == 0
+
+
+def test_one_for_another_app(status, kite, file, monkeypatch):
+    """It is not used, and why is said."""
+    file.write(SecretStr(TOKEN), api_key=SecretStr(KEY))
+    monkeypatch.setenv("KITE_API_KEY", "canary-an0ther")
+    code, out = status()
+    assert code == 1
+    assert "this token was made for another API key than KITE_API_KEY" in out
+    assert kite.asked == 0
+    file.path.write_bytes(b"damaged")
+    code, out = status()
+    assert code == 1
+    assert "damaged" in out

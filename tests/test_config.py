@@ -4,13 +4,14 @@ import os
 import re
 import subprocess
 import sys
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
 
 from pipeline.config import CHILD_VARIABLE, MAX_INSTRUMENTS, Config, from_child, load
-from pipeline.credentials import TokenFile
+from pipeline.credentials import StoredToken, TokenFile
 from pipeline.errors import ConfigError
 
 DEADLINE_S = 20
@@ -162,6 +163,8 @@ WRONG_FILES = {
     "quote that does not end": ('[notify]\ncommand = "a \'b"', r"notify\.command: cannot be split"),
     "no time at all": ("[notify]\ntimeout_s = 0", r"mds\.toml: notify\.timeout_s: "),
     "secret at the top": ("api_key = 's3cret'", r"mds\.toml: api_key: secrets are not read from this file"),
+    "API secret": ("[kite]\napi_secret = 's3cret'", r"kite\.api_secret: secrets are not read from this"),
+    "API secret by its variable": ("KITE_API_SECRET = 's3cret'", r"KITE_API_SECRET: secrets are not read from this"),
     "secret by its variable": ("KITE_ACCESS_TOKEN = 's3cret'", r"KITE_ACCESS_TOKEN: secrets are not read from this"),
     "secret in a section": ("[kite]\naccess_token = 's3cret'", r"kite\.access_token: .*secrets are not read"),
     "not TOML": ("[kite\n", r"mds\.toml: not valid TOML: .*line 1"),
@@ -241,7 +244,8 @@ def test_the_stored_token_is_for_where_none_is_given(folder, monkeypatch):
     """Commands that need credentials take the token file's where the environment has none; an empty one is none."""
     monkeypatch.setenv("KITE_API_KEY", "k")
     with pytest.raises(
-        ConfigError, match=rf"store it in {folder}/config/mds/access_token\.json with: mds token set; or"
+        ConfigError,
+        match=rf"nor is there a token in {folder}/config/mds/access_token\.json; log in with: mds login; or",
     ):
         load(need_credentials=True)
     stored_in(folder / "config" / "mds" / "access_token.json", "the_stored_one")
@@ -255,6 +259,43 @@ def test_the_stored_token_is_for_where_none_is_given(folder, monkeypatch):
     monkeypatch.delenv("KITE_ACCESS_TOKEN")
     monkeypatch.setenv("MDS_KITE__ACCESS_TOKEN_FILE", str(stored_in(folder / "other", "another")))
     assert load(need_credentials=True).access_token.get_secret_value() == "another"
+
+
+def test_the_stored_key_is_for_where_none_is_given(folder, monkeypatch):
+    """After a login no variable is needed; a token of another app than the given key's is refused, not used."""
+    file = TokenFile(folder / "config" / "mds" / "access_token.json")
+    file.write(SecretStr("the_stored_one"), api_key=SecretStr("the_k3y"), user_id="AB1234")
+    loaded = load(need_credentials=True)
+    assert (loaded.api_key.get_secret_value(), loaded.access_token.get_secret_value()) == ("the_k3y", "the_stored_one")
+    assert {"the_k3y", "the_stored_one"} <= {*loaded.secrets}
+    monkeypatch.setenv("KITE_API_KEY", "the_k3y")
+    assert load(need_credentials=True).access_token.get_secret_value() == "the_stored_one"
+    monkeypatch.setenv("KITE_API_KEY", "an0ther_key")
+    with pytest.raises(
+        ConfigError, match=rf"^{file.path}: this token was made for another API key .* mds login"
+    ) as caught:
+        load(need_credentials=True)
+    assert "k3y" not in str(caught.value)
+    assert "an0ther" not in str(caught.value)
+    monkeypatch.setenv("KITE_ACCESS_TOKEN", "the_given_one")
+    assert load(need_credentials=True).api_key.get_secret_value() == "an0ther_key"
+    monkeypatch.delenv("KITE_API_KEY")
+    loaded = load(need_credentials=True)
+    assert (loaded.api_key.get_secret_value(), loaded.access_token.get_secret_value()) == ("the_k3y", "the_given_one")
+    assert load().api_key.get_secret_value() == ""
+
+
+def test_a_token_that_is_stored_later(monkeypatch):
+    """It goes before what there was, with the key that it was made for; without one the key stays."""
+    monkeypatch.setenv("KITE_API_KEY", "the_k3y")
+    monkeypatch.setenv("KITE_ACCESS_TOKEN", "the_t0ken")
+    now = datetime.now(UTC)
+    config = load(need_credentials=True)
+    later = config.with_stored(StoredToken(access_token=SecretStr("later"), stored_at=now))
+    assert (later.api_key.get_secret_value(), later.access_token.get_secret_value()) == ("the_k3y", "later")
+    assert later.hash == config.hash
+    later = later.with_stored(StoredToken(access_token=SecretStr("latest"), stored_at=now, api_key=SecretStr("other")))
+    assert (later.api_key.get_secret_value(), later.access_token.get_secret_value()) == ("other", "latest")
 
 
 def test_a_token_file_that_cannot_be_used(folder, monkeypatch):

@@ -6,18 +6,20 @@ import logging
 import os
 import subprocess
 import sys
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import SecretStr
 
-from pipeline.credentials import TOKEN_CHARS_MAX, TokenFile, token_fault
+from pipeline.credentials import TOKEN_CHARS_MAX, TokenFile, expires_at, token_fault
 from pipeline.durable import replace_durably
 from pipeline.errors import ConfigError
 
 TOKEN, OTHER = "canary-t0ken-1", "canary-t0ken-2"
 NOW = "2025-10-01T08:41:07+05:30"
-WAY_OUT = "mds token set"
+WAY_OUT = "mds login"
 DEADLINE_S = 20
 EVERYTHING_ALLOWED = 0o000  # as a umask
 
@@ -56,6 +58,11 @@ def mode_of(path):
 
 def stored(file):
     found = file.read()
+    return found and found.access_token.get_secret_value()
+
+
+def polled(file):
+    found = file.poll()
     return found and found.access_token.get_secret_value()
 
 
@@ -160,6 +167,9 @@ DAMAGED = {
     "two words": (content(f"{TOKEN} {OTHER}"), "access_token: it has white space"),
     "no time": (b'{"access_token": "canary-t0ken-1"}', "stored_at: field required"),
     "no offset": (content(stored_at="2025-10-01T08:41:07"), "stored_at: .*timezone"),
+    "a key that is none": (content(api_key="canary key"), "api_key: it has white space"),
+    "a key that is a number": (content(api_key=12345), "api_key: .*string"),
+    "a user that is a number": (content(user_id=12345), "user_id: .*string"),
     "huge": (b" " * 10**6 + content(), "Invalid JSON"),
 }
 
@@ -182,8 +192,59 @@ def test_a_damaged_file(file, data, cause):
 
 def test_more_than_is_known_is_passed_over(file):
     """A later version may store more."""
-    put(file, content(user_id="AB1234"))
+    put(file, content(user_id="AB1234", refresh_token="x", version=2))
     assert stored(file) == TOKEN
+
+
+def test_whose_it_is(file):
+    """Key and user are kept with the token where they are known; what a later token comes without is gone."""
+    file.write(SecretStr(TOKEN), api_key=SecretStr("canary-k3y"), user_id="AB1234", user_name="Somebody")
+    for found in (file.poll(), file.read()):
+        assert found.api_key.get_secret_value() == "canary-k3y"
+        assert (found.user_id, found.user_name) == ("AB1234", "Somebody")
+        assert "canary" not in repr(found) + str(found) + found.model_dump_json()
+    on_disk = json.loads(file.path.read_bytes())
+    assert on_disk.keys() == {"access_token", "stored_at", "api_key", "user_id", "user_name"}
+    assert on_disk["api_key"] == "canary-k3y"
+    file.write(SecretStr(OTHER), api_key=SecretStr("canary-k3y"), user_id="", user_name="")
+    assert json.loads(file.path.read_bytes()).keys() == {"access_token", "stored_at", "api_key"}
+    store(file, TOKEN)
+    found = file.read()
+    assert (found.api_key, found.user_id, found.user_name) == (None, None, None)
+
+
+def test_what_is_no_key(file):
+    """It is refused as a token would be."""
+    with pytest.raises(ConfigError, match=r"^this is no API key, nothing was stored: it is too short"):
+        file.write(SecretStr(TOKEN), api_key=SecretStr("k"))
+    assert file.read() is None
+
+
+# How long it lives.
+
+
+@pytest.mark.parametrize(
+    ("stored_at", "expires"),
+    [
+        ("2025-10-01T08:41:07+05:30", "2025-10-02T06:00:00+05:30"),
+        ("2025-10-01T05:59:59+05:30", "2025-10-01T06:00:00+05:30"),
+        ("2025-10-01T06:00:00+05:30", "2025-10-02T06:00:00+05:30"),
+        ("2025-10-01T23:59:59+05:30", "2025-10-02T06:00:00+05:30"),
+        ("2025-10-01T00:29:59+00:00", "2025-10-01T06:00:00+05:30"),
+        ("2025-12-31T19:00:00-05:00", "2026-01-01T06:00:00+05:30"),
+    ],
+)
+def test_when_it_dies(stored_at, expires):
+    """At the next six o'clock in India, wherever it was stored."""
+    assert expires_at(datetime.fromisoformat(stored_at)).isoformat() == expires
+
+
+@given(st.datetimes(datetime(2000, 1, 1), datetime(2100, 1, 1), timezones=st.timezones()))  # noqa: DTZ001  of any zone
+def test_it_lives_for_a_day_at_most(stored_at):
+    """Its end is later than its beginning, by 24 hours at most, and at six."""
+    expires = expires_at(stored_at)
+    assert timedelta(0) < expires - stored_at.astimezone(UTC) <= timedelta(days=1)
+    assert (expires.hour, expires.minute, expires.utcoffset()) == (6, 0, timedelta(hours=5, minutes=30))
 
 
 @pytest.mark.parametrize("mode", [0o644, 0o640, 0o604, 0o620, 0o666])
@@ -232,8 +293,8 @@ NO_TOKENS = {
     "xyz\u00a0abc": "white space",
     "xyz\x00abc": "control characters",
     "xyz\x1b[Aabc": "control characters",
-    "xyz\u200babc": "no access token has",
-    "t\u00f6ken": "no access token has",
+    "xyz\u200babc": "not ASCII",
+    "t\u00f6ken": "not ASCII",
 }
 
 
@@ -278,20 +339,20 @@ def test_a_poll_tells_of_a_new_token_once(file):
     assert file.poll() is None
     for token in (TOKEN, OTHER, OTHER):
         store(file, token)
-        assert file.poll() == token
+        assert polled(file) == token
         assert file.poll() is None
     assert TokenFile(file.path).poll() is None
     file.path.unlink()
     assert file.poll() is None
     store(file, OTHER)
-    assert file.poll() == OTHER
+    assert polled(file) == OTHER
 
 
 def test_reading_takes_no_news_away(file):
     """A read between two polls is a matter of its own."""
     store(file, TOKEN)
     assert stored(file) == TOKEN
-    assert file.poll() == TOKEN
+    assert polled(file) == TOKEN
 
 
 def test_a_poll_logs_what_it_cannot_use_once(file, caplog):
@@ -304,7 +365,7 @@ def test_a_poll_logs_what_it_cannot_use_once(file, caplog):
     assert f"a new access token cannot be used: {file.path}: damaged: " in caplog.text
     assert "canary" not in caplog.text
     put(file, content())
-    assert file.poll() == TOKEN
+    assert polled(file) == TOKEN
 
 
 def test_a_poll_sees_a_file_being_closed_to_others(file, caplog):
@@ -314,14 +375,14 @@ def test_a_poll_sees_a_file_being_closed_to_others(file, caplog):
     assert len(caplog.records) == 1
     assert "open to other users" in caplog.text
     file.path.chmod(0o600)
-    assert file.poll() == TOKEN
+    assert polled(file) == TOKEN
     assert file.poll() is None
 
 
 def test_a_poll_opens_nothing_without_need(file, monkeypatch):
     """It may be called many times a second."""
     store(file, TOKEN)
-    assert file.poll() == TOKEN
+    assert polled(file) == TOKEN
     monkeypatch.setattr("os.open", lambda *_: pytest.fail("opened"))
     assert file.poll() is None
 

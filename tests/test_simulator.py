@@ -23,7 +23,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from pipeline.config import Config
 from pipeline.config import Simulator as Settings
 from pipeline.errors import ConfigError
-from pipeline.kite.profile import is_accepted
+from pipeline.kite.rest import is_accepted
 from pipeline.simulator import record as recording
 from pipeline.simulator import server, session
 from pipeline.simulator.faults import ODD_TEXTS, Faults, parse

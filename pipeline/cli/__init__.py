@@ -18,7 +18,8 @@ _SECTIONS = {
         "stop": "End the running service in order.",
     },
     "Log in": {
-        "token": "Hand over the access token of the day.",
+        "login": "Log in at Kite, for the access token of the day.",
+        "token": "Store one from elsewhere; tell if it is good.",
     },
     "Look": {
         "top": "Watch it, until q; a line at a time in a pipe.",

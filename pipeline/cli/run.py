@@ -27,8 +27,8 @@ def run(config_file: Path | None, simulate: bool, duration: float | None, fresh:
     was received. Exits with 0 when all is stored, with 1 if something had to stay in the spool, from which the next
     run stores it, and with 2 if it could not begin.
 
-    Kite's credentials are read from KITE_API_KEY and KITE_ACCESS_TOKEN; without the latter, the token that
-    `mds token set` has stored is used. One that is stored later is taken up while it runs.
+    Kite's credentials are read from KITE_API_KEY and KITE_ACCESS_TOKEN; what is not set there is what `mds login` or
+    `mds token set` has stored. A token that is stored later is taken up while it runs.
     """
     settings = config.load(config_file, need_credentials=not simulate).resolved()
     if settings.storage.compact:

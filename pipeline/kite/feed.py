@@ -313,7 +313,7 @@ class Feed:
         wait_s = self._retry.delay_s(end.cause, end.http_status, live_s)
         reason = end.reason
         if end.http_status == 403 and await self._is_refused(credentials):
-            wait_s, reason = math.inf, f"{end.reason}; Kite refuses the access token: log in, then mds token set"
+            wait_s, reason = math.inf, f"{end.reason}; Kite refuses the access token: log in with: mds login"
         if credentials is not self._credentials:  # they came while the old ones were being refused
             wait_s = 0.0
         self._next_try_at = self._clock() + wait_s

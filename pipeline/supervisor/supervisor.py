@@ -18,7 +18,6 @@ from typing import Any, cast
 import orjson
 import zmq
 import zmq.asyncio
-from pydantic import SecretStr
 
 from pipeline import __version__, role
 from pipeline.config import CONNECTIONS, Config
@@ -310,10 +309,10 @@ class Supervisor:
         token_file = TokenFile(self._config.token_file)
         while not self._stop.is_set():
             self._guard.check()
-            token = token_file.poll()
-            if token is not None:  # the workers look for themselves; those that are started from now on get it
-                hide(token)
-                self._config = self._config.model_copy(update={"access_token": SecretStr(token)})
+            stored = token_file.poll()
+            if stored is not None:  # the workers look for themselves; those that are started from now on get it
+                self._config = self._config.with_stored(stored)
+                hide(*self._config.secrets)
                 self._children.use(self._config)
             self._look(time.monotonic())
             await asyncio.sleep(CHECK_S)

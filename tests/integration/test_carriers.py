@@ -23,11 +23,11 @@ from tests.integration.test_failover import (
     KEY,
     NEW_TOKEN,
     OLD_TOKEN,
-    Rest,
     tries,
     until_moved,
     wait_until_carried,
 )
+from tests.kite_rest import Rest
 
 NEVER = {"stable_s": 3600}  # no failback but for a reason
 
@@ -178,14 +178,14 @@ def test_a_new_run_does_not_hurry_a_failback(kite: Kite, new_service: NewService
 
 def test_old_tokens_do_not_come_back(kite: Kite, new_service: NewService, begin: Begin):
     """The next run has yesterday's token in its environment: who records goes on, who is refused finds the new one."""
-    with Rest(OLD_TOKEN, NEW_TOKEN) as rest:
+    with Rest(KEY, OLD_TOKEN, NEW_TOKEN) as rest:
         service = new_service(universe=UNIVERSE, failover=SOON, kite={"ws_url": kite.url, "api_url": rest.url})
         service.give(KITE_API_KEY=KEY, KITE_ACCESS_TOKEN=OLD_TOKEN)
         kite.load(2000)
         begin(service)
         assert service.mds("token", "set", stdin=NEW_TOKEN).returncode == 0
         until(lambda: service.errors().count("there is a new access token") == 3, "all workers have it")
-        rest.tokens = (NEW_TOKEN,)
+        rest.tokens = [NEW_TOKEN]
         kite.tell("bar", how=403, unless=NEW_TOKEN)
         service.kill("supervisor")
         pids = {role: service.pid(role) for role in ("writer", "worker-1", "worker-2", "worker-3")}
@@ -202,7 +202,7 @@ def test_old_tokens_do_not_come_back(kite: Kite, new_service: NewService, begin:
 
 def test_a_new_run_with_a_new_token_frees_those_that_were_refused(kite: Kite, new_service: NewService, begin: Begin):
     """The supervisor ended at night, its workers wait with a dead token: the morning's run brings them the new one."""
-    with Rest(NEW_TOKEN) as rest:
+    with Rest(KEY, NEW_TOKEN) as rest:
         service = new_service(universe=UNIVERSE, failover=SOON, kite={"ws_url": kite.url, "api_url": rest.url})
         service.give(KITE_API_KEY=KEY, KITE_ACCESS_TOKEN=OLD_TOKEN)
         kite.load(2000)

@@ -9,10 +9,7 @@ import re
 import signal
 import time
 from collections import Counter
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 import pytest
 
@@ -35,6 +32,7 @@ from tests.integration.drills import (
 )
 from tests.integration.kite import Kite
 from tests.integration.service import Service, Status, until
+from tests.kite_rest import Rest
 
 CAPACITY = 3000  # of a connection
 
@@ -233,56 +231,20 @@ def test_when_all_sockets_die_at_once_nobody_takes_over(kite: Kite, new_service:
 # Kite refuses.
 
 KEY, OLD_TOKEN, NEW_TOKEN = "canary-key-5f0e", "canary-old-token-77c1", "canary-new-token-a9d3"
-
-
-class Rest:
-    """Kite's REST API, which takes these tokens."""
-
-    def __init__(self, *tokens: str) -> None:
-        self.tokens = tokens
-        self.asked = 0
-        rest = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                rest.asked += 1
-                takes = self.path == "/user/profile" and self.headers["Authorization"] in [
-                    f"token {KEY}:{token}" for token in rest.tokens
-                ]
-                refusal = {"status": "error", "error_type": "TokenException", "message": self.headers["Authorization"]}
-                profile = {"status": "success", "data": {"user_id": "AB1234"}}
-                body = json.dumps(profile if takes else refusal).encode()
-                self.send_response(200 if takes else 403)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, *_: Any) -> None:
-                pass
-
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
-
-    def __enter__(self) -> "Rest":
-        Thread(target=self._server.serve_forever, args=(0.05,)).start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+NEW_KEY, SECRET, REQUEST_TOKEN = "canary-new-key-93c5", "canary-secret-41b8", "canary-request-token-d20c"
 
 
 def test_a_dead_token_is_tried_once_and_a_new_one_taken_up(kite: Kite, new_service: NewService, begin: Begin):
-    """Both connections say what to do and wait; with a new token all record, the spare and successors included.
+    """Both connections say what to do and wait; after a login, as another app, all record, with successors.
 
-    Neither key nor token is to be seen anywhere but in the token file.
+    Neither key nor token is to be seen anywhere but in the token file, and in the URL to log in at; no process but the
+    first is given the API secret.
     """
-    with Rest(NEW_TOKEN) as rest:
+    with Rest(NEW_KEY, secret=SECRET, request_token=REQUEST_TOKEN, new=NEW_TOKEN) as rest:
         service = new_service(
             universe=UNIVERSE, failover=SOON, kite={"ws_url": kite.url, "api_url": rest.url, "max_connections": 3}
         )
-        service.give(KITE_API_KEY=KEY, KITE_ACCESS_TOKEN=OLD_TOKEN)
+        service.give(KITE_API_KEY=KEY, KITE_ACCESS_TOKEN=OLD_TOKEN, KITE_API_SECRET=SECRET)
         kite.load(2000)
         client = begin(service)
         kite.tell("bar", how=403, unless=NEW_TOKEN)
@@ -293,9 +255,10 @@ def test_a_dead_token_is_tried_once_and_a_new_one_taken_up(kite: Kite, new_servi
         status = service.wait_for(
             lambda s: all(s["connections"][c]["state"] == "unauthorised" for c in "12"), "both are unauthorised"
         )
-        assert all("mds token set" in status["connections"][c]["reason"] for c in "12")
+        assert all("mds login" in status["connections"][c]["reason"] for c in "12")
         seen = [service.mds("status").stdout, json.dumps(client.call("status")), json.dumps(client.call("history"))]
-        stored = service.mds("token", "set", stdin=f"{NEW_TOKEN}\n")
+        service.give(KITE_API_KEY=NEW_KEY)
+        login = service.mds("login", stdin=f"https://my.app/?status=success&request_token={REQUEST_TOKEN}\n")
         began_s = time.monotonic()
         wait_until_home(kite, service)
         back_s = time.monotonic() - began_s
@@ -306,22 +269,27 @@ def test_a_dead_token_is_tried_once_and_a_new_one_taken_up(kite: Kite, new_servi
         until_on_disk(service, 3, offset)
         wait_until_home(kite, service)
         seen += [Path(f"/proc/{pid}/cmdline").read_text() for pid in service.processes()]
+        children = [pid for pid in service.processes() if pid != service.pid("supervisor")]
+        assert not any(SECRET in Path(f"/proc/{pid}/environ").read_text() for pid in children)
         end(kite, service, cut=3)
-    assert all(NEW_TOKEN in c["path"] for c in kite.connections()[2:])
+    new = f"api_key={NEW_KEY}&access_token={NEW_TOKEN}"
+    assert all(new in c["path"] for c in kite.connections()[2:])
     refusals = service.events("not_connected")
     assert [(e["http_status"], e["retry_in_s"]) for e in refusals] == [(403, None)] * 2
     assert done(service, "failover") == ["connection 1: its process is gone"]
     token_file = service.folder / "config" / "mds" / "access_token.json"
     assert (NEW_TOKEN in token_file.read_text(), token_file.stat().st_mode & 0o777) == (True, 0o600)
     files = [path for path in service.folder.rglob("*") if path.is_file() and path != token_file]
-    seen += [stored.stdout + stored.stderr, *(path.read_text(errors="replace") for path in files)]
-    assert [secret for secret in (KEY, OLD_TOKEN, NEW_TOKEN) if any(secret in text for text in seen)] == []
+    told = login.stdout + login.stderr.replace(f"connect/login?v=3&api_key={NEW_KEY}", "")
+    seen += [told, *(path.read_text(errors="replace") for path in files)]
+    secrets = (KEY, NEW_KEY, OLD_TOKEN, NEW_TOKEN, SECRET, REQUEST_TOKEN)
+    assert [secret for secret in secrets if any(secret in text for text in seen)] == []
     print(f"recording again {back_s:.2f} s after the new token")  # noqa: T201  the figure
 
 
 def test_other_refusals_are_no_reason_to_take_over(kite: Kite, new_service: NewService, begin: Begin):
     """403 with a token that REST takes is tried again later, 429 every second: the spare would fare no better."""
-    with Rest(OLD_TOKEN, NEW_TOKEN) as rest:
+    with Rest(KEY, OLD_TOKEN, NEW_TOKEN) as rest:
         service = new_service(
             universe=UNIVERSE, failover=SOON | {"after_ms": 100}, kite={"ws_url": kite.url, "api_url": rest.url}
         )
@@ -339,7 +307,7 @@ def test_other_refusals_are_no_reason_to_take_over(kite: Kite, new_service: NewS
         kite.tell("bar", how=403, only=[service.pid("worker-2")])
         kite.tell("abort", connection=kite.of(SECONDARY[0])[-1]["number"])
         status = service.wait_for(lambda s: s["connections"]["2"]["state"] == "unauthorised", "it is refused")
-        assert "mds token set" not in status["connections"]["2"]["reason"]
+        assert "mds login" not in status["connections"]["2"]["reason"]
         kite.tell("bar", how=None)
         assert service.mds("token", "set", stdin=NEW_TOKEN).returncode == 0
         wait_until_home(kite, service)

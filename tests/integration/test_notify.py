@@ -10,7 +10,8 @@ from tests.integration.conftest import Begin, NewService
 from tests.integration.drills import PRIMARY, SECONDARY, SOON, UNIVERSE, end, wait_until_home
 from tests.integration.kite import Kite
 from tests.integration.service import Service, until
-from tests.integration.test_failover import KEY, NEW_TOKEN, OLD_TOKEN, Rest
+from tests.integration.test_failover import KEY, NEW_TOKEN, OLD_TOKEN
+from tests.kite_rest import Rest
 
 HTTP_TOKEN = "canary-http-token-31b2"  # noqa: S105  made up
 WRONG_TOKEN = "canary-wrong-token-4d1f"  # noqa: S105  made up
@@ -117,7 +118,7 @@ def test_an_outage_is_told_from_end_to_end(kite: Kite, new_service: NewService, 
 def test_a_refused_token_is_told_once_for_each_token(kite: Kite, new_service: NewService, begin: Begin, tmp_path: Path):
     """Of two connections, and again when the next token is no better; without showing it."""
     told = Told(tmp_path / "command")
-    with Rest(NEW_TOKEN) as rest:
+    with Rest(KEY, NEW_TOKEN) as rest:
         service = new_service(
             universe=UNIVERSE,
             failover=SOON,
@@ -140,7 +141,7 @@ def test_a_refused_token_is_told_once_for_each_token(kite: Kite, new_service: Ne
         end(kite, service, cut=2)
     refusals = told.all("token_refused")
     assert [m["connection_ids"] for m in refusals] == [[1, 2]] * 2
-    assert all("mds token set" in m["reason"] for m in refusals)
+    assert all("mds login" in m["reason"] for m in refusals)
     assert first["timestamp"] == min(e["timestamp"] for e in service.events("not_connected"))
     assert {m["instruments"] for m in told.all("gap_closed")} == {len(PRIMARY), len(SECONDARY)}
     secrets = (KEY, OLD_TOKEN, WRONG_TOKEN, NEW_TOKEN)

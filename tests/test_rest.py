@@ -1,4 +1,4 @@
-"""Whether a token is good: every kind of answer, none, and no secret anywhere but in the one header."""
+"""The REST API: every kind of answer, none, and no secret anywhere but where Kite wants it."""
 
 import json
 import logging
@@ -7,11 +7,22 @@ import ssl
 import subprocess
 import sys
 import threading
+from datetime import date
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from pipeline.kite.profile import is_accepted
+from pipeline.kite.rest import (
+    KiteError,
+    Profile,
+    RefusedError,
+    exchange,
+    instruments,
+    is_accepted,
+    login_url,
+    profile,
+)
+from tests.kite_rest import Rest
 from tests.test_feed import make_certificates
 
 KEY, TOKEN = "canary-k3y", "canary-t0ken"
@@ -32,7 +43,7 @@ class Api(ThreadingHTTPServer):
         super().__init__(("127.0.0.1", 0), _Handler)
         self.scheme = "http"
         self.status, self.headers, self.body = 200, {"Content-Type": "application/json"}, GOOD
-        self.requests = []
+        self.requests, self.forms = [], []
         self.ended = threading.Event()
         self._thread = threading.Thread(target=self.serve_forever, kwargs={"poll_interval": 0.01})
         self._thread.start()
@@ -74,6 +85,11 @@ class _Handler(BaseHTTPRequestHandler):
             return
         while not self.server.ended.wait(0.01):  # a byte now and then: no single read ever times out
             self.wfile.write(b" ")
+
+    def do_POST(self):
+        body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+        self.server.forms.append((self.path, dict(self.headers), body))
+        self.do_GET()
 
     def log_message(self, *_):
         """Say nothing."""
@@ -187,7 +203,7 @@ def test_a_server_that_never_ends(api):
 def test_the_end_of_the_process_does_not_wait(api):
     """A question that nobody answers holds nobody up."""
     api.answers(200, None, **JSON)
-    code = f"from pipeline.kite.profile import is_accepted; print(is_accepted({api.url!r}, 'k', 't', 0.3))"
+    code = f"from pipeline.kite.rest import is_accepted; print(is_accepted({api.url!r}, 'k', 't', 0.3))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert (done.returncode, done.stdout) == (0, "None\n")
 
@@ -214,3 +230,145 @@ def test_no_secret_is_logged(api, caplog, capfd, answer):
     assert "canary" not in caplog.text + "".join(capfd.readouterr())
     warnings = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert len(warnings) == (accepted is None)
+
+
+# Logging in.
+
+SECRET, REQUEST_TOKEN, NEW = "canary-s3cret", "canary-request-t0ken", "canary-new-t0ken"
+
+
+def test_where_to_log_in():
+    """The URL is the one of Kite's documentation; a state is handed over so that the redirect has it."""
+    assert login_url("https://k.com/connect/login", "the key") == "https://k.com/connect/login?v=3&api_key=the+key"
+    with_state = login_url("https://k.com/login?x=y", "k", "a&b")
+    assert with_state == "https://k.com/login?x=y&v=3&api_key=k&redirect_params=state%3Da%2526b"
+
+
+def test_a_login():
+    """A request token becomes a session, once; its token is then good, and no repr shows it."""
+    with Rest(KEY, secret=SECRET, request_token=REQUEST_TOKEN, new=NEW) as rest:
+        assert is_accepted(rest.url, KEY, NEW) is False
+        session = exchange(rest.url, KEY, REQUEST_TOKEN, SECRET)
+        assert (session.user_id, session.user_name) == ("AB1234", "Somebody")
+        assert session.access_token.get_secret_value() == NEW
+        assert session.login_time == "2025-10-01 08:41:07"
+        assert "canary" not in repr(session)
+        assert profile(rest.url, KEY, NEW) == Profile("AB1234", "Somebody")
+        with pytest.raises(RefusedError, match="once"):
+            exchange(rest.url, KEY, REQUEST_TOKEN, SECRET)
+
+
+def test_the_request_of_a_login(api):
+    """It is one form, without the secret in it and without a header for a token that there is not yet."""
+    api.answers(200, json.dumps({"status": "success", "data": {}}), **JSON)
+    with pytest.raises(KiteError, match="not Kite's API"):
+        exchange(api.url, KEY, REQUEST_TOKEN, SECRET)
+    ((path, headers, body),) = api.forms
+    assert path == "/session/token"
+    assert "Authorization" not in headers
+    assert SECRET not in body
+
+
+@pytest.mark.parametrize("wrong", ["key", "request token", "secret"])
+def test_a_login_that_is_refused(wrong):
+    """One line says what may be wrong and what to do; what the server quotes of the request is not repeated."""
+    key, token, secret = (f"canary-wr0ng-{w}" if w == wrong else w for w in ("key", "request token", "secret"))
+    with (
+        Rest("key", secret="secret", request_token="request token", new=NEW) as rest,
+        pytest.raises(RefusedError, match=r"^127\.0\.0\.1:\d+: Kite refuses the request token: .*API secret") as caught,
+    ):
+        exchange(rest.url, key, token, secret)
+    message = str(caught.value)
+    assert "mds login" in message
+    assert "(it says: no good: api_key=***" in message
+    assert "canary" not in message
+    assert "\n" not in message
+    assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+
+
+SESSIONS = {
+    "no session": {},
+    "no login time": {"user_id": "AB1234", "access_token": NEW},
+    "nobody's": {"user_id": "", "access_token": NEW, "login_time": "2025-10-01 08:41:07"},
+    "an empty token": {"user_id": "AB1234", "access_token": "", "login_time": ""},
+    "a token that is none": {"user_id": "AB1234", "access_token": "canary t0ken", "login_time": ""},
+    "a number": {"user_id": "AB1234", "access_token": 123456, "login_time": ""},
+    "null": None,
+    "a list": ["access_token", "login_time"],
+    "text": "access_token login_time",
+}
+
+
+@pytest.mark.parametrize("data", SESSIONS.values(), ids=SESSIONS.keys())
+def test_what_is_no_session(api, data):
+    """It is named as an answer that is not Kite's, and shown nowhere."""
+    api.answers(200, json.dumps({"status": "success", "data": data}), **JSON)
+    with pytest.raises(KiteError, match=r"^127\.0\.0\.1:\d+: what answers there is not Kite's API$"):
+        exchange(api.url, KEY, REQUEST_TOKEN, SECRET)
+
+
+# Errors.
+
+
+def test_failures_are_told_apart(api):
+    """Each line names the host and the kind of failure."""
+
+    def cause(url, timeout_s=DEADLINE_S):
+        with pytest.raises(KiteError) as caught:
+            profile(url, KEY, TOKEN, timeout_s)
+        assert type(caught.value) is KiteError
+        assert "canary" not in str(caught.value)
+        return str(caught.value)
+
+    host = f"127.0.0.1:{api.server_port}"
+    api.answers(429, refusal("NetworkException", message=f"too many of {TOKEN}"), **JSON)
+    assert cause(api.url) == f"{host}: it has failed (HTTP 429); try again later (it says: too many of ***)"
+    api.answers(503, refusal("GeneralException", message="\x1b[2Jcome\nback " + "x" * 500), **JSON)
+    assert "(it says: [2Jcome back xxx" in cause(api.url)
+    assert len(cause(api.url)) < 300
+    api.answers(502, f"<html>{TOKEN}", **HTML)
+    assert cause(api.url) == f"{host}: what answers there is not Kite's API"
+    api.answers(200, None, **JSON)
+    assert cause(api.url, 0.2) == f"{host}: no answer within 0.2 s; is the network up?"
+    assert cause("http://somebody:canary@no-such-host.invalid").startswith(
+        "no-such-host.invalid: there is no such host"
+    )
+    assert "it cannot be asked (InvalidSchema); is kite.api_url right?" in cause("ftp://127.0.0.1")
+    api.server_close()
+    assert cause(api.url) == f"{host}: cannot be reached; is the network up?"
+
+
+def test_a_proxy_that_is_not_there(monkeypatch):
+    """It is named, without the password that its URL may have."""
+    monkeypatch.setenv("http_proxy", "http://somebody:canary@127.0.0.1:9")
+    with pytest.raises(KiteError, match=r"^kite\.invalid: the proxy of the environment") as caught:
+        profile("http://kite.invalid", KEY, TOKEN)
+    assert "canary" not in str(caught.value)
+
+
+# Instruments.
+
+LIST = (
+    "instrument_token,exchange_token,tradingsymbol,name,last_price,expiry,strike,tick_size,lot_size,instrument_type,"
+    "segment,exchange\n"
+    '408065,1594,INFY,"INFOSYS",0,,0,0.05,1,EQ,NSE,NSE\n'
+    '13568258,53001,NIFTY25OCT25000CE,"NIFTY",0,2025-10-28,25000,0.05,75,CE,NFO-OPT,NFO\n'
+)
+
+
+def test_the_list_of_instruments(api):
+    """It is what the official client makes of it; a refusal says what to do, and JSON is no list."""
+    api.answers(200, LIST, **{"Content-Type": "text/csv"})
+    first, second = instruments(api.url, KEY, TOKEN)
+    assert (first["instrument_token"], first["tradingsymbol"], first["expiry"]) == (408065, "INFY", "")
+    assert (second["strike"], second["expiry"]) == (25000.0, date(2025, 10, 28))
+    assert api.requests[0][0] == "/instruments"
+    api.answers(403, refusal("TokenException", message=TOKEN), **JSON)
+    with pytest.raises(
+        RefusedError, match=r"Kite refuses the access token: log in with: mds login \(it says: \*\*\*\)"
+    ):
+        instruments(api.url, KEY, TOKEN)
+    for body, headers in ((GOOD, JSON), ("a,b\n1,2\n", {"Content-Type": "text/csv"})):
+        api.answers(200, body, **headers)
+        with pytest.raises(KiteError, match="not Kite's API"):
+            instruments(api.url, KEY, TOKEN)
