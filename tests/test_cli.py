@@ -152,19 +152,8 @@ def test_wrong_usage(tmp_path, arguments):
 
 
 ALONE = (
-    "run",
-    "tail",
-    "files",
-    "analyze",
-    "bars",
-    "report",
-    "compact",
-    "verify",
-    "simulate",
-    "login",
-    "token",
-    "gaps",
-    "top",
+    *("run", "tail", "files", "analyze", "bars", "report", "compact", "verify", "simulate", "gaps", "top"),
+    *("login", "token", "doctor"),
 )
 
 

@@ -1,6 +1,6 @@
 """What a day takes on disk."""
 
-from pipeline.supervisor.forecast import bytes_a_day
+from pipeline.forecast import bytes_a_day
 
 
 def test_the_cost_of_a_day_grows_with_ticks():

@@ -31,6 +31,7 @@ _SECTIONS = {
         "metrics": "Show counts and rates.",
         "events": "Show what happened of late.",
         "history": "Show what was changed, when and by whom.",
+        "doctor": "Find out what is wrong, and what to do.",
     },
     "Change what is recorded": {
         "subscribe": "Record more instruments.",
@@ -62,7 +63,7 @@ _SECTIONS = {
 _COMMANDS = {name: text for section in _SECTIONS.values() for name, text in section.items()}
 _MODULES = {
     **dict.fromkeys(_SECTIONS["Look"], "status"),
-    **{name: name for name in ("top", "events")},
+    **{name: name for name in ("top", "events", "doctor")},
     **dict.fromkeys((*_SECTIONS["Change what is recorded"], *_SECTIONS["Step in"]), "changes"),
 }
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of an output: to a file on a full disk

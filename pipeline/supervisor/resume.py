@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pipeline.config import CONNECTIONS, Config
-from pipeline.supervisor.forecast import bytes_a_day
+from pipeline.forecast import bytes_a_day
 from pipeline.supervisor.history import History
 from pipeline.supervisor.saved import FILE_NAME, DamagedError, Saved, read, restore, set_aside, take_turns
 from pipeline.supervisor.subscriptions import Refusal, Subscriptions
