@@ -96,7 +96,7 @@ class Client:
         """Return the subscribed instruments."""
         return _INSTRUMENTS.validate_python(self.call("instruments"))
 
-    def instrument(self, token: int) -> InstrumentSubscription:
+    def instrument(self, token: int | str) -> InstrumentSubscription:
         """Return one subscribed instrument. Raises NotSubscribedError."""
         return InstrumentSubscription.model_validate(self.call("instrument", token=token))
 
@@ -124,27 +124,28 @@ class Client:
         """Return the latest changes that were asked for, oldest first."""
         return _HISTORY.validate_python(self.call("history", limit=limit))
 
-    def subscribe(self, tokens: Iterable[int], mode: Mode = "quote", connection_id: int | None = None) -> Change:
+    def subscribe(self, tokens: Iterable[int | str], mode: Mode = "quote", connection_id: int | None = None) -> Change:
         """Subscribe instruments on the connection that is for this mode, or on the one that is named.
 
-        Raises AlreadySubscribedError, CapacityError.
+        They are tokens or symbols, here and wherever a method takes `tokens`. Raises AlreadySubscribedError,
+        CapacityError, and as all of these UnknownSymbolError.
         """
-        return self._change("subscribe", tokens=list(map(index, tokens)), mode=mode, connection_id=connection_id)
+        return self._change("subscribe", tokens=_words(tokens), mode=mode, connection_id=connection_id)
 
-    def unsubscribe(self, tokens: Iterable[int], *, ignore_unknown: bool = False) -> Change:
+    def unsubscribe(self, tokens: Iterable[int | str], *, ignore_unknown: bool = False) -> Change:
         """Unsubscribe instruments. Raises NotSubscribedError, unless unknown ones are to be passed over."""
-        return self._change("unsubscribe", tokens=list(map(index, tokens)), ignore_unknown=ignore_unknown)
+        return self._change("unsubscribe", tokens=_words(tokens), ignore_unknown=ignore_unknown)
 
     def unsubscribe_all(self) -> Change:
         """Unsubscribe everything."""
         return self._change("unsubscribe_all")
 
-    def set_mode(self, tokens: Iterable[int], mode: Mode, *, subscribe_unknown: bool = False) -> Change:
+    def set_mode(self, tokens: Iterable[int | str], mode: Mode, *, subscribe_unknown: bool = False) -> Change:
         """Give instruments a mode, and move them to the connection that is for it, with no moment uncovered.
 
         Raises NotSubscribedError, unless those are to be subscribed, and CapacityError.
         """
-        return self._change("set_mode", tokens=list(map(index, tokens)), mode=mode, subscribe_unknown=subscribe_unknown)
+        return self._change("set_mode", tokens=_words(tokens), mode=mode, subscribe_unknown=subscribe_unknown)
 
     def mirror(self, on: bool = True) -> Change:
         """Let connection 3 record what connection 1 records as well, or end that."""
@@ -204,3 +205,8 @@ class Client:
             self._socket = self._context.socket(zmq.DEALER)
             self._socket.connect(endpoint(self._run_dir, CONTROL_SOCKET))
         return self._socket
+
+
+def _words(tokens: Iterable[int | str]) -> list[int | str]:
+    """Return tokens as plain numbers, of whatever library they are, and symbols as they are."""
+    return [token if isinstance(token, str) else index(token) for token in tokens]

@@ -13,7 +13,10 @@ COUNTED = "counted.json"  # what readers have counted
 REMOVED = "removed.jsonl"  # what was removed on purpose
 COMPACT_LOCK = "compact.lock"  # one process makes Parquet
 COMPACTING = "compact"  # folder in the state folder: parts of days that are being made
+INSTRUMENTS = "instruments.json"  # likewise: where the latest list of instruments has come from
+INSTRUMENTS_LOCK = "instruments.lock"  # one process fetches it
 DATA_FILE = re.compile(r"(market_data|events)_(\d{4}-\d{2}-\d{2})\.jsonl")
+INSTRUMENTS_FILE = re.compile(r"instruments_(\d{4}-\d{2}-\d{2})\.csv(\.gz|\.zst)?")
 
 
 class Extent(NamedTuple):
@@ -41,3 +44,8 @@ def parquet_folder(data_dir: Path, day: date) -> Path:
 def event_file_name(day: date) -> str:
     """Return the name of the file with the events of `day`."""
     return f"events_{day.isoformat()}.jsonl"
+
+
+def instruments_file_name(day: date) -> str:
+    """Return the name of the file with Kite's list of instruments of `day`, as it is written."""
+    return f"instruments_{day.isoformat()}.csv.zst"

@@ -46,7 +46,7 @@ PARAMS: dict[str, type[BaseModel]] = {
     "find_instruments": FindParams,
 }
 REFUSED = -32000
-WRONG_WORD = "is not an instrument token, a whole number from 1 to 4294967295\n"
+WRONG_WORD = "is neither an instrument token, a whole number from 1 to 4294967295, nor a symbol like NSE:INFY\n"
 
 
 class FakeService:
@@ -164,8 +164,10 @@ def test_arguments_and_file_are_taken_together(folder, service, mds):
 @pytest.mark.parametrize(
     ("content", "place"),
     [
-        (b"1\n2 x3, 4\n", "line 2: 'x3' "),
-        (b'[1,\n"2"]', "line 2: '\"2\"' "),
+        (b"1\n2 :x3, 4\n", "line 2: ':x3' "),
+        (b"a:b:c", "line 1: 'a:b:c' "),
+        (b"symbol\nA\n" + b"x" * 65, f"line 3: '{'x' * 40}...' "),
+        (b"token\n1\n\nx\n2.0", "line 5: '2.0' "),
         (b"[1, 2.0]", "line 1: '2.0' "),
         (b"[1, 2", "line 1: '[1' "),
         (b"[[1]]", "line 1: '[1]' "),
@@ -186,7 +188,7 @@ def test_a_wrong_word_is_named(folder, service, mds, content, place):
     assert service.requests == []
 
 
-@pytest.mark.parametrize("word", ["abc", "0", "4294967296", "1.0"])
+@pytest.mark.parametrize("word", ["a:", "0", "4294967296", "1.0"])
 def test_a_wrong_argument_is_named(service, mds, word):
     assert mds("subscribe", "7", word) == (2, "", f"mds: {word!r} {WRONG_WORD}")
     assert service.requests == []
@@ -200,7 +202,7 @@ def test_files_that_cannot_be_read(folder, service, mds):
         "none": "No such file or directory",
         "folder": "Is a directory",
         "binary": "not a text file (UTF-8)",
-        "/dev/zero": "more than 16 MB, this is no list of instrument tokens",
+        "/dev/zero": "more than 16 MB, this is no list of instruments",
     }.items():
         assert mds("subscribe", "--file", name) == (2, "", f"mds: {name}: {words}\n")
     assert mds("subscribe", stdin=b"\xff")[2] == "mds: standard input: not a text file (UTF-8)\n"
@@ -208,8 +210,8 @@ def test_files_that_cannot_be_read(folder, service, mds):
 
 
 def test_no_tokens(folder, service, mds):
-    """Without any token it is wrong usage; the three ways are told. A terminal is not read from."""
-    ways = "; give them as arguments, with --file FILE, or on the standard input\n"
+    """Without any word it is wrong usage; the three ways are told. A terminal is not read from."""
+    ways = "; give tokens or symbols as arguments, with --file FILE, or on the standard input\n"
     (folder / "list.txt").write_text("# nothing\n")
     terminal, line = os.openpty()
     at_terminal = os.fdopen(line)
@@ -223,7 +225,7 @@ def test_no_tokens(folder, service, mds):
         code, out, error = mds(*arguments, stdin=stdin)
         assert (code, out) == (2, "")
         assert error.startswith(f"Usage: mds {arguments[0]} ")
-        assert error.endswith(f"\nError: no instrument tokens{where}{ways}")
+        assert error.endswith(f"\nError: no instruments{where}{ways}")
     at_terminal.close()
     os.close(terminal)
     assert service.requests == []

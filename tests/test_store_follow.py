@@ -15,11 +15,11 @@ import pipeline
 from pipeline.days import Calendar
 from pipeline.errors import MdsError
 from pipeline.files import tick_file_name
+from pipeline.instruments.listing import SymbolError
 from pipeline.store import follow as module
 from pipeline.store import growing
 from pipeline.store.follow import AWAKE_S, SCAN_S, Follower, follow
 from pipeline.store.selection import Selection
-from pipeline.store.symbols import SymbolError
 from tests.builders import DAY, ZONE
 from tests.tick_lines import INFY, KOLKATA, RELIANCE, full, ltp, quote, time_of
 

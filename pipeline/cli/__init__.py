@@ -26,7 +26,7 @@ _SECTIONS = {
         "status": "Show what the running service does.",
         "health": "Tell whether it is recording; exit 1 if not.",
         "connections": "Show the three Kite connections.",
-        "instruments": "Show the subscribed instruments.",
+        "instruments": "Show what is subscribed; fetch and search Kite's list.",
         "storage": "Show what is being written.",
         "metrics": "Show counts and rates.",
         "events": "Show what happened of late.",
@@ -63,7 +63,7 @@ _SECTIONS = {
 _COMMANDS = {name: text for section in _SECTIONS.values() for name, text in section.items()}
 _MODULES = {
     **dict.fromkeys(_SECTIONS["Look"], "status"),
-    **{name: name for name in ("top", "events", "doctor")},
+    **{name: name for name in ("top", "events", "doctor", "instruments")},
     **dict.fromkeys((*_SECTIONS["Change what is recorded"], *_SECTIONS["Step in"]), "changes"),
 }
 _UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # of an output: to a file on a full disk

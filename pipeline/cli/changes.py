@@ -16,8 +16,8 @@ from pipeline.cli.options import (
     connection_option,
     json_option,
     print_json,
-    read_tokens,
-    tokens_options,
+    read_words,
+    words_options,
 )
 from pipeline.client import Client
 from pipeline.config import CONNECTIONS, Mode
@@ -49,7 +49,7 @@ def _ask(config_file: Path | None, request: Callable[[Client], _Answer], *, as_j
 
 
 @click.command()
-@tokens_options
+@words_options
 @click.option("--mode", type=MODE, default="quote", show_default=True, help="What to record of them.")
 @connection_option("Record them on connection N; else on 2 in full mode, on 1 in the others.")
 @config_option
@@ -66,23 +66,28 @@ def subscribe(
     """Record more instruments, from now on: all that are given, or none.
 
     \b
-    Tokens come as arguments, from a file, or from the standard input:
-      mds subscribe 408065 738561
-      mds subscribe --mode full --file tokens.txt
-      cut -d, -f1 instruments.csv | tail -n +2 | mds subscribe
+    They are tokens or symbols, as arguments, from a file, or from the standard input:
+      mds subscribe NSE:INFY NFO:NIFTY25OCTFUT 738561
+      mds subscribe "NSE:NIFTY 50" --mode full
+      mds subscribe --file ind_nifty500list.csv
 
-    In a file they are separated by blanks, commas or new lines; # starts a comment; a JSON list will do, too.
+    Symbols are those of Kite's list: mds instruments find. INFY will do where one exchange alone has it.
 
-    Exits with 1 if it is refused: an instrument is subscribed already, or there is no room for all of them.
+    A file is a CSV with a header line, of which a column instrument_token or token, else symbol or tradingsymbol is
+    taken, together with a column exchange if there is one. Else it is text: words between commas, new lines, and blanks
+    before a token or EXCHANGE:SYMBOL; # starts a comment; a JSON list will do, too.
+
+    Exits with 1 if it is refused: a symbol is unknown, an instrument is subscribed already, or there is no room for all
+    of them.
     """
-    tokens = read_tokens(arguments, file)
+    tokens = read_words(arguments, file)
     change = _ask(config_file, lambda client: client.subscribe(tokens, mode, connection), as_json=as_json)
     if not as_json:
         _tell(change, f"Subscribed {_count(change)} in {mode} mode on {_places(change)}")
 
 
 @click.command()
-@tokens_options
+@words_options
 @click.option("--all", "everything", is_flag=True, help="All that are subscribed.")
 @click.option("--ignore-unknown", is_flag=True, help="Pass over those that are not subscribed.")
 @config_option
@@ -98,11 +103,11 @@ def unsubscribe(
 ) -> None:
     """Record instruments no longer: all that are given, or none.
 
-    Tokens are given as to `mds subscribe`. Exits with 1 if one of them is not subscribed.
+    They are given as to `mds subscribe`. Exits with 1 if one of them is not subscribed.
     """
     if everything and (arguments or file is not None):
-        raise click.UsageError("--all is all of them: give no tokens with it", click.get_current_context())
-    tokens = [] if everything else read_tokens(arguments, file)
+        raise click.UsageError("--all is all of them: name none with it", click.get_current_context())
+    tokens = [] if everything else read_words(arguments, file)
 
     def request(client: Client) -> Change:
         return client.unsubscribe_all() if everything else client.unsubscribe(tokens, ignore_unknown=ignore_unknown)
@@ -115,16 +120,16 @@ def unsubscribe(
 
 @click.command()
 @click.argument("mode", type=MODE, metavar="MODE")
-@tokens_options
+@words_options
 @config_option
 @json_option
 def mode(mode: Mode, arguments: tuple[str, ...], file: str | None, config_file: Path | None, as_json: bool) -> None:
     """Record instruments in another MODE: ltp (the last price), quote, or full (with depth).
 
     They move to the connection that is for it, 2 for full and 1 for the others, and are recorded all the while.
-    Tokens are given as to `mds subscribe`. Exits with 1 if one of them is not subscribed, or there is no room.
+    They are given as to `mds subscribe`. Exits with 1 if one of them is not subscribed, or there is no room.
     """
-    tokens = read_tokens(arguments, file)
+    tokens = read_words(arguments, file)
     change = _ask(config_file, lambda client: client.set_mode(tokens, mode), as_json=as_json)
     if not as_json:
         _tell(change, f"Changed {_count(change)} to {mode} mode on {_places(change)}")

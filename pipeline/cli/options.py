@@ -1,8 +1,7 @@
-"""What commands share: options, the ways to give instrument tokens, and printing JSON."""
+"""What commands share: options, the ways to give instruments, and printing JSON."""
 
-import re
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -11,15 +10,16 @@ import click
 import orjson
 from pydantic import TypeAdapter
 
-from pipeline.config import CONNECTIONS, Mode, Token
+from pipeline.cli import words
+from pipeline.config import CONNECTIONS, Mode, Token, Word
 from pipeline.errors import MdsError
 
 STDIN = "-"
-MAX_INPUT_BYTES = 16 * 2**20  # far more than any list of tokens has: what never ends must not fill the memory
+MAX_INPUT_BYTES = 16 * 2**20  # far more than any list of instruments has: what never ends must not fill the memory
 SHOWN_CHARS = 40  # of a word that is wrong
 
 _TOKEN = TypeAdapter(Token)
-_BRACKETED = re.compile(r"(\s*)\[(.*)\]\s*", re.DOTALL)
+_WORD: TypeAdapter[int | str] = TypeAdapter(Word)
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 
@@ -71,35 +71,38 @@ def completions(*words: object) -> Callable[[click.Context, click.Parameter, str
     return lambda _context, _parameter, incomplete: [w for w in map(str, words) if w.startswith(incomplete)]
 
 
-def tokens_options(command: _Command) -> _Command:
-    """Add `TOKEN...` and `--file FILE`, handed on as `arguments` and `file` for `read_tokens`."""
+def words_options(command: _Command) -> _Command:
+    """Add `[TOKEN|SYMBOL]...` and `--file FILE`, handed on as `arguments` and `file` for `read_words`."""
     add_file = click.option(
         "--file",
         type=click.Path(readable=False, allow_dash=True),
         metavar="FILE",
-        help="Read tokens from FILE too; - is the standard input.",
+        help="Read instruments from FILE too, text or CSV; - is the standard input.",
     )
-    return click.argument("arguments", nargs=-1, metavar="[TOKEN]...")(add_file(command))
+    return click.argument("arguments", nargs=-1, metavar="[TOKEN|SYMBOL]...")(add_file(command))
 
 
-def read_tokens(arguments: tuple[str, ...], file: str | None) -> list[int]:
-    """Return the tokens of the arguments and the file or, with neither, of a standard input that is not a terminal.
+def read_words(arguments: tuple[str, ...], file: str | None) -> list[int | str]:
+    """Return the instruments that the arguments and the file name or, with neither, the standard input, if no terminal.
 
-    Repeats are kept. Raises InputError naming file, line and word, and click.UsageError where there are no tokens.
+    Tokens are numbers; what a symbol means is for the service to find out. Repeats are kept. Raises InputError naming
+    file, line and word, and click.UsageError where there are none.
     """
     if not arguments and file is None and sys.stdin is not None and not sys.stdin.isatty():
         file = STDIN
-    tokens = [_token(word) for argument in arguments for _, word in _words(argument)]
+    found = [_word(word) for argument in arguments for _, word in words.in_text(argument)]
     name = ""
     if file is not None:
         name = "standard input" if file == STDIN else click.format_filename(file)
-        tokens += [_token(word, f"{name}, line {line}: ") for line, word in _words(_read(file, name))]
-    if not tokens:
-        found = f"no instrument tokens in {name}" if name else "no instrument tokens"
-        raise click.UsageError(
-            f"{found}; give them as arguments, with --file FILE, or on the standard input", click.get_current_context()
-        )
-    return tokens
+        try:
+            found += [_word(word, f"{name}, line {line}: ") for line, word in words.in_file(_read(file, name))]
+        except words.LineError as error:
+            raise InputError(f"{name}, line {error.line}: {error}") from None
+    if not found:
+        nothing = f"no instruments in {name}" if name else "no instruments"
+        ways = "give tokens or symbols as arguments, with --file FILE, or on the standard input"
+        raise click.UsageError(f"{nothing}; {ways}", click.get_current_context())
+    return found
 
 
 def _read(file: str, name: str) -> str:
@@ -109,25 +112,19 @@ def _read(file: str, name: str) -> str:
     except (OSError, RuntimeError) as error:  # RuntimeError: there is no standard input
         raise InputError(f"{name}: {getattr(error, 'strerror', None) or error}") from None
     if len(data) > MAX_INPUT_BYTES:
-        raise InputError(f"{name}: more than {MAX_INPUT_BYTES // 2**20} MB, this is no list of instrument tokens")
+        raise InputError(f"{name}: more than {MAX_INPUT_BYTES // 2**20} MB, this is no list of instruments")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError:
         raise InputError(f"{name}: not a text file (UTF-8)") from None
 
 
-def _words(text: str) -> Iterator[tuple[int, str]]:
-    """Yield what stands between blanks, commas and comments, with its line; a list's brackets are dropped."""
-    bracketed = _BRACKETED.fullmatch(text)
-    lines = (bracketed[1] + bracketed[2] if bracketed else text).splitlines()
-    for number, line in enumerate(lines, start=1):
-        for word in line.partition("#")[0].replace(",", " ").split():
-            yield number, word
-
-
-def _token(word: str, place: str = "") -> int:
+def _word(word: str, place: str = "") -> int | str:
     with suppress(ValueError):
         if word.isascii() and word.isdecimal():
             return _TOKEN.validate_python(int(word))
+        if word.isprintable() and any(map(str.isalpha, word)):
+            return _WORD.validate_python(word)
     shown = word if len(word) <= SHOWN_CHARS else f"{word[:SHOWN_CHARS]}..."
-    raise InputError(f"{place}{shown!r} is not an instrument token, a whole number from 1 to {2**32 - 1}")
+    token = f"an instrument token, a whole number from 1 to {2**32 - 1}"
+    raise InputError(f"{place}{shown!r} is neither {token}, nor a symbol like NSE:INFY")

@@ -8,7 +8,7 @@ from rich.console import Console
 
 from pipeline.cli.sources import Selected
 from pipeline.errors import MdsError
-from pipeline.store.symbols import Symbols
+from pipeline.instruments.symbols import Symbols
 
 
 @contextmanager

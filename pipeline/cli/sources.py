@@ -13,10 +13,10 @@ from pipeline import config
 from pipeline.cli.options import MODE, config_option
 from pipeline.config import Config
 from pipeline.errors import ConfigError
+from pipeline.instruments.symbols import Symbols
 from pipeline.store import sources
 from pipeline.store.frames import TickFrame, read_ticks
 from pipeline.store.sources import TickFile
-from pipeline.store.symbols import Symbols
 
 _Command = TypeVar("_Command", bound=Callable[..., Any])
 

@@ -11,17 +11,14 @@ from rich.text import Text
 
 from pipeline import config, readable
 from pipeline.cli import tables
-from pipeline.cli.options import MODE, config_option, connection_option, json_option, print_json
+from pipeline.cli.options import config_option, json_option, print_json
 from pipeline.cli.tables import coloured
 from pipeline.client import Client
-from pipeline.config import CONNECTIONS, Mode
-from pipeline.requests import KEPT_CHANGES, MAX_PAGE, FindParams, HistoryEntry, HistoryParams
-from pipeline.status import ConnectionStatus, HealthResponse, InstrumentSubscription, Process, Storage
+from pipeline.requests import KEPT_CHANGES, HistoryEntry, HistoryParams
+from pipeline.status import ConnectionStatus, HealthResponse, Process, Storage
 
 # Of the connections' table; the role tells the mode, the list of processes the pid.
 LEAST = (">pid", "mode", ">pending", ">reconnects", ">rate 1s", ">rate 60s", ">lag", ">gaps", ">age")
-STALE_S_MAX = 86_400 * 365
-MIRROR = CONNECTIONS[-1]  # records what it mirrors, as well
 
 _Answer = TypeVar("_Answer")
 
@@ -80,41 +77,6 @@ def connections(config_file: Path | None, as_json: bool) -> None:
 
 
 @click.command()
-@click.option("--mode", type=MODE, help="Only those in this mode.")
-@connection_option("Only those on connection N.")
-@click.option("--stale", is_flag=True, help="Only those without a tick for some time, or ever.")
-@click.option(
-    "--stale-s",
-    type=click.FloatRange(0, STALE_S_MAX),
-    metavar="S",
-    help=f"--stale, for S seconds.  [default: {FindParams().stale_s:g}]",
-)
-@click.option("--never", is_flag=True, help="Only those that have never ticked.")
-@config_option
-@json_option
-def instruments(
-    *,
-    mode: Mode | None,
-    connection: int | None,
-    stale: bool,
-    stale_s: float | None,
-    never: bool,
-    config_file: Path | None,
-    as_json: bool,
-) -> None:
-    """Show the subscribed instruments, with count, price, time and age of the latest tick."""
-    wanted: dict[str, Any] = {"mode": mode, "connection_id": connection, "limit": MAX_PAGE}
-    if stale or stale_s is not None:
-        wanted |= {"stale": True} | ({} if stale_s is None else {"stale_s": stale_s})
-    found = _ask(config_file, lambda client: client.find_instruments(**wanted)).instruments
-    answer = [instrument for instrument in found if not (never and instrument.tick_count)]
-    if as_json:
-        print_json([instrument.model_dump() for instrument in answer])
-    else:
-        _show_instruments(Console(), answer)
-
-
-@click.command()
 @config_option
 @json_option
 def storage(config_file: Path | None, as_json: bool) -> None:
@@ -168,10 +130,6 @@ def _figure(value: Any) -> str:
     return f"{value:,}" if isinstance(value, int | float) else str(value)
 
 
-def _time(timestamp: str | None) -> str:
-    return timestamp[11:23] if timestamp else "-"
-
-
 def _show_health(console: Console, answer: HealthResponse) -> None:
     figures = (
         readable.counted(answer.total_subscribed_instruments, "instrument"),
@@ -211,20 +169,6 @@ def _show_connections(console: Console, answer: dict[str, ConnectionStatus]) -> 
     table = tables.table(*names)
     for row in rows:
         table.add_row(*(row[name] for name in names))
-    tables.show(console, table)
-
-
-def _recorded_on(instrument: InstrumentSubscription) -> tuple[int, ...]:
-    """Return the connections that record it."""
-    return (instrument.connection_id, MIRROR) if instrument.mirrored else (instrument.connection_id,)
-
-
-def _show_instruments(console: Console, answer: list[InstrumentSubscription]) -> None:
-    table = tables.table(">token", "connection", "mode", ">ticks", ">last price", "last tick", ">age")
-    for i in answer:
-        price = "-" if i.last_price is None else f"{i.last_price:,.2f}"
-        row = (f"{i.instrument_token}", ", ".join(map(str, _recorded_on(i))), i.mode, f"{i.tick_count:,}", price)
-        table.add_row(*row, _time(i.last_tick_time) if i.tick_count else "never", readable.span(i.tick_age_s))
     tables.show(console, table)
 
 

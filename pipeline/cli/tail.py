@@ -11,10 +11,10 @@ from pipeline.cli.options import MODE, config_option, json_option
 from pipeline.cli.watch import pause, until_unwanted
 from pipeline.days import Calendar
 from pipeline.errors import MdsError
+from pipeline.instruments.symbols import Symbols
 from pipeline.store.files import tick_files
 from pipeline.store.follow import POLL_S, Follower
 from pipeline.store.selection import Found, Selection
-from pipeline.store.symbols import Symbols
 
 LINES, LINES_MAX = 10, 10_000
 TIME = slice(0, 23)  # of a timestamp: to milliseconds
@@ -45,8 +45,8 @@ def tail(
 ) -> None:
     """Print the ticks of all or some instruments as they are stored, until Ctrl-C.
 
-    A SYMBOL is NSE:INFY, or INFY where only one exchange has it; it is looked up in the newest
-    instruments_YYYY-MM-DD.csv or .csv.gz in the data folder.
+    A SYMBOL is NSE:INFY, or INFY where only one exchange has it; it is looked up in the newest list of instruments in
+    the data folder, which `mds instruments sync` fetches.
 
     It reads the JSONL files and goes on over midnight and restarts of the service, which need not be running. With
     --json it prints the lines as they are stored.

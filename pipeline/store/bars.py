@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 import polars as pl
 
 from pipeline.errors import MdsError
+from pipeline.store.names import SYMBOL
 from pipeline.store.pieces import EXCHANGE_ZONE, NEEDED, in_polars, pieces, prepared, traded
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def parse_interval(given: str | timedelta) -> timedelta:
 def bars(frame: "pl.LazyFrame | pl.DataFrame | pd.DataFrame", interval: str | timedelta = "1m") -> pl.LazyFrame:
     """Return the bars of ticks that `read_ticks` has returned, in polars or pandas, by instrument, then by time.
 
-    Columns are instrument_token, start (included, in the frame's time zone), open, high, low, close, volume, ticks, oi.
+    Columns are instrument_token, start (included, in the frame's time zone), open, high, low, close, volume, ticks, oi;
+    behind the first comes symbol where the ticks have it.
     `interval` is a timedelta, or a number of seconds, minutes or hours, as in 1s, 5m or 1h, or 1d: then a bar starts at
     midnight.
 
@@ -70,12 +72,14 @@ def bars(frame: "pl.LazyFrame | pl.DataFrame | pd.DataFrame", interval: str | ti
     Raises IntervalError, and NotTicksError where the frame has not the columns that it takes.
     """
     step = parse_interval(interval)
-    ticks = prepared(in_polars(frame, NEEDED), NEEDED, required=("instrument_token", "timestamp", "last_price"))
+    given = in_polars(frame, (*NEEDED, SYMBOL))
+    symbol = {SYMBOL: pl.max(SYMBOL)} if SYMBOL in given.collect_schema() else {}  # an instrument has one on a day
+    ticks = prepared(given, (*NEEDED, *symbol), required=("instrument_token", "timestamp", "last_price"))
     start = _start(step, ticks.collect_schema()["timestamp"])
     oi = pl.col("last").struct.field("oi").filter(pl.col("has_oi"))
     first, last = pl.col("first"), pl.col("last")
     return (
-        traded(pieces(ticks.filter(pl.col("timestamp").is_not_null()), start.alias("start")))
+        traded(pieces(ticks.filter(pl.col("timestamp").is_not_null()), start.alias("start"), **symbol))
         .group_by("instrument_token", "start")
         .agg(
             open=first.struct.field("last_price").min_by(first),
@@ -85,9 +89,10 @@ def bars(frame: "pl.LazyFrame | pl.DataFrame | pd.DataFrame", interval: str | ti
             volume=pl.when(pl.col("is_traded").any()).then(pl.sum("volume")),
             ticks=pl.sum("ticks"),
             oi=oi.max_by(last.filter(pl.col("has_oi"))),
+            **symbol,
         )
         .sort("instrument_token", "start")
-        .select(COLUMNS)
+        .select(COLUMNS[0], *symbol, *COLUMNS[1:])
     )
 
 

@@ -20,11 +20,11 @@ from typing import Any, Literal
 from pipeline import config
 from pipeline.days import Calendar
 from pipeline.errors import MdsError
+from pipeline.instruments.symbols import Symbols
 from pipeline.store.files import date_of, tick_files
 from pipeline.store.growing import BLOCK_BYTES, Chunk, GrowingFile
 from pipeline.store.seek import chunks_back, end_of_lines, offset_since, received_at
 from pipeline.store.selection import Found, Seen, Selection
-from pipeline.store.symbols import Symbols
 
 log = logging.getLogger(__name__)
 

@@ -19,6 +19,7 @@ from pipeline.store.bad import Judge, OnBad
 from pipeline.store.dedupe import Day, drop_copies
 from pipeline.store.files import Chunk, Fragment, read_chunks
 from pipeline.store.lines import CHUNK_BYTES, Read, read_chunk
+from pipeline.store.names import SYMBOL, by_list, names_in
 from pipeline.store.parquet import io as parquet
 from pipeline.store.schema import schema
 from pipeline.store.selection import Selection
@@ -47,6 +48,7 @@ def read_ticks(  # noqa: PLR0917  these may be told by their place
     columns: Sequence[str] | None = None,
     *,
     dedupe: bool = False,
+    symbols: bool = False,
     on_bad: OnBad = "skip",
     data_dir: Path | str | None = None,
     timezone: str | None = None,
@@ -59,7 +61,9 @@ def read_ticks(  # noqa: PLR0917  these may be told by their place
 
     `tokens` are instrument tokens or symbols, `modes` of "ltp", "quote" and "full"; `start` is included, `end` is not,
     both are receive times (datetime, date or ISO 8601 text; without an offset in `timezone`). `dedupe` leaves out the
-    second copy of what two connections or a fresh subscription delivered, see `pipeline.store.dedupe`.
+    second copy of what two connections or a fresh subscription delivered, see `pipeline.store.dedupe`. `symbols` adds
+    the column `symbol`, like NSE:INFY, null where it is not known: each day's by the list of instruments of that day,
+    or the newest before it, in `data_dir`.
 
     Rows come as they are stored: JSONL in the order of storing, which within a connection is that of receiving; Parquet
     in groups of rows that follow each other in time, each sorted by instrument. Sort by `timestamp` where it matters.
@@ -72,12 +76,16 @@ def read_ticks(  # noqa: PLR0917  these may be told by their place
     folder, zone = place(source, data_dir, timezone)
     selection = select(folder, zone, tokens=tokens, modes=modes, start=start, end=end)
     files = find(source, folder)
-    frame = _scan(files, zone, on_bad).filter(_of_instruments(selection))
+    if symbols:
+        runs = list(by_list(files, folder)) or [(None, [])]
+        frame = pl.concat(_with_symbols(_scan(run, zone, on_bad), path, selection) for path, run in runs)
+    else:
+        frame = _scan(files, zone, on_bad).filter(_of_instruments(selection))
     if dedupe:
         frame = drop_copies(frame, _days(files, zone, selection))
     frame = frame.filter(_in_time(selection))
     if columns is not None:
-        frame = frame.select(columns)
+        frame = frame.select([*columns, SYMBOL] if symbols and SYMBOL not in columns else columns)
     return TickFrame._from_pyldf(frame._ldf)  # type: ignore[return-value]  # noqa: SLF001  polars has no other way
 
 
@@ -111,6 +119,25 @@ def _in_time(selection: Selection) -> list[pl.Expr]:
     if selection.end is not None:
         rules.append(pl.col("timestamp") < selection.end)
     return rules
+
+
+def _with_symbols(frame: pl.LazyFrame, path: Path | None, selection: Selection) -> pl.LazyFrame:
+    """Return the ticks of selected instruments with their symbols, by this list; it is read when they are collected."""
+    selected = frame.filter(_of_instruments(selection))
+    if path is None:
+        return selected.with_columns(pl.lit(None, pl.String).alias(SYMBOL))
+    columns = {"instrument_token": schema()["instrument_token"], SYMBOL: pl.String()}
+
+    def source(
+        with_columns: list[str] | None, predicate: pl.Expr | None, n_rows: int | None, _batch_size: int | None
+    ) -> Iterator[pl.DataFrame]:
+        names = names_in(path)
+        found = pl.DataFrame([list(names), list(names.values())], schema=columns)
+        found = found if predicate is None else found.filter(predicate)
+        yield found.head(found.height if n_rows is None else n_rows).select(with_columns or list(columns))
+
+    names = register_io_source(source, schema=columns, explain_name=path.name)
+    return selected.join(names, on="instrument_token", how="left", maintain_order="left")
 
 
 def _days(files: Sequence[TickFile], timezone: str, selection: Selection) -> list[Day]:

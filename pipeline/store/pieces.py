@@ -80,7 +80,7 @@ def prepared(frame: pl.LazyFrame, columns: Sequence[str], required: Sequence[str
 def _column(name: str, found: pl.DataType | None) -> pl.Expr:
     if name == "timestamp":
         return _time(name, found)
-    wanted = pl.String() if name == "mode" else _SCHEMA[name]
+    wanted = pl.String() if name in ("mode", "symbol") else _SCHEMA[name]
     if found is None:
         return pl.lit(None, wanted)
     if found.is_nested():

@@ -11,10 +11,10 @@ from zoneinfo import ZoneInfo
 from pipeline import config
 from pipeline.errors import ConfigError, MdsError
 from pipeline.files import parquet_folder, tick_file_name
+from pipeline.instruments.symbols import Symbols
 from pipeline.store.files import date_of, require_folder, tick_files
 from pipeline.store.parquet.files import day_folders, day_of, folders_in
 from pipeline.store.selection import Selection
-from pipeline.store.symbols import Symbols
 
 _DAY = re.compile(r"\d{4}-\d{2}-\d{2}")
 

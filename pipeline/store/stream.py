@@ -8,6 +8,7 @@ import orjson
 
 from pipeline.store.bad import BadLine, Judge, OnBad
 from pipeline.store.files import Fragment, read_blocks
+from pipeline.store.names import SYMBOL, by_list, names_in
 from pipeline.store.selection import Selection
 from pipeline.store.sources import Moment, Sources, TickFile, find, place, select
 from pipeline.ticks import decode_line
@@ -20,20 +21,37 @@ def iter_ticks(
     start: Moment = None,
     end: Moment = None,
     *,
+    symbols: bool = False,
     on_bad: OnBad = "skip",
     data_dir: Path | str | None = None,
     timezone: str | None = None,
 ) -> Iterator[dict[str, Any]]:
     """Yield stored ticks as the dicts that they are in the files, with constant memory.
 
-    The arguments are those of `read_ticks`. Of JSONL the order is that of storing, of Parquet that of receiving. Lines
-    that begin as those of other instruments do are passed over unread, whatever else they hold. What is wrong with the
-    arguments is raised here, not at the first tick.
+    The arguments are those of `read_ticks`; `symbols` adds the key `symbol`. Of JSONL the order is that of storing, of
+    Parquet that of receiving. Lines that begin as those of other instruments do are passed over unread, whatever else
+    they hold. What is wrong with the arguments is raised here, not at the first tick.
     """
     folder, zone = place(source, data_dir, timezone)
     selection = select(folder, zone, tokens=tokens, modes=modes, start=start, end=end)
     files = find(source, folder)
+    if symbols:
+        return _with_symbols(files, folder, selection, on_bad)
+    return _selected(files, selection, on_bad)
+
+
+def _selected(files: Iterable[TickFile], selection: Selection, on_bad: OnBad) -> Iterator[dict[str, Any]]:
     return (tick for file in files for tick in _ticks(file, selection, on_bad) if selection.has(tick))
+
+
+def _with_symbols(
+    files: Iterable[TickFile], folder: Path, selection: Selection, on_bad: OnBad
+) -> Iterator[dict[str, Any]]:
+    for path, run in by_list(files, folder):
+        names = names_in(path)
+        for tick in _selected(run, selection, on_bad):
+            tick[SYMBOL] = names.get(tick["instrument_token"])
+            yield tick
 
 
 def _ticks(file: TickFile, selection: Selection, on_bad: OnBad) -> Iterator[dict[str, Any]]:

@@ -5,7 +5,8 @@ from datetime import date
 
 import pytest
 
-from pipeline.store.symbols import SymbolError, Symbols
+from pipeline.instruments.listing import SymbolError
+from pipeline.instruments.symbols import Symbols
 
 HEADER = (
     "instrument_token,exchange_token,tradingsymbol,name,last_price,expiry,strike,tick_size,lot_size,instrument_type,"
@@ -54,7 +55,7 @@ def test_words_name_instruments(symbols, words, tokens):
         ("MCX:INFY", "near it are NSE:INFY, BSE:INFY"),
         ("NSE:INFI", "near it are NSE:INFY"),
         ("relaince", "'relaince' is not in {path}; near it are NSE:RELIANCE"),
-        ("NIFTY25", "near it are NSE:NIFTY 50, NFO:NIFTY25OCTFUT"),
+        ("NIFTY25", "near it are NFO:NIFTY25OCTFUT, NSE:NIFTY 50"),
         ("XYZ", "'XYZ' is not in {path}; a symbol is written NSE:INFY, or give its token"),
         ("", "'' is not in"),
         (":", "':' is not in"),
@@ -63,6 +64,9 @@ def test_words_name_instruments(symbols, words, tokens):
         ("9" * 10_000, "not an instrument token"),
         (-5, "'-5' is not an instrument token"),
         (True, "'True' is not an instrument token"),
+        ("infosys", "near it are NSE:INFY, BSE:INFY"),
+        ("BSE:infosys", "near it are BSE:INFY"),
+        ("NSE:NIFTY25OCTFUT", "near it are NFO:NIFTY25OCTFUT"),
         ("x" * 100, f"'{'x' * 40}...' is not in"),
     ],
 )
@@ -114,7 +118,7 @@ def test_without_a_list_tokens_work(tmp_path, folder):
     symbols = Symbols(tmp_path / folder)
     assert symbols.resolve([408065]) == [408065]
     assert symbols.name(408065) is None
-    with pytest.raises(SymbolError, match=r"no list of instruments, instruments_YYYY-MM-DD\.csv or \.csv\.gz") as error:
+    with pytest.raises(SymbolError, match=r"instruments_YYYY-MM-DD\.csv\.zst.* mds instruments sync") as error:
         symbols.resolve(["NSE:INFY"])
     assert str(error.value).startswith(f"{tmp_path / folder}: ")
     assert "instrument tokens work without one" in str(error.value)
