@@ -61,9 +61,16 @@ class CapacityError(RequestRefusedError):
     kind = "capacity"
 
 
+class UnknownSymbolError(RequestRefusedError):
+    """Words name no instrument, or more than one. `details["unknown_symbols"]`: why, by word."""
+
+    kind = "unknown_symbol"
+
+
 def refusal(message: str, details: Mapping[str, Any]) -> RequestRefusedError:
     """Return the refusal that an answer of the service tells of."""
-    known = {kind.kind: kind for kind in (AlreadySubscribedError, NotSubscribedError, CapacityError)}
+    kinds = (AlreadySubscribedError, NotSubscribedError, CapacityError, UnknownSymbolError)
+    known = {kind.kind: kind for kind in kinds}
     return known.get(details.get("kind", ""), RequestRefusedError)(message, details)
 
 

@@ -36,6 +36,10 @@ its place again by these endings, so their order is part of the format. In betwe
                             by: cli, client, universe, failover; instruments: [token, ...], mode?,
                             connections?: {connection: count}, result: done, refused; reason?
       health                status, was: starting, healthy, degraded, down; reasons: [text, ...]
+      instruments_synced    date, instruments, bytes, file: Kite's list of instruments of that day is there
+      instruments_failed    reason, refused: it could not be fetched
+      expired               instruments: [token, ...], symbols: [text, ...]: they trade no more, and are unsubscribed
+      token_changed         symbol, from_token, to_token: the list of a new day has it under another token
       subscriptions_damaged file, error, kept_in
       compacted             date, ticks, bytes (of the JSONL), parquet_bytes, bad_lines: the day is there as Parquet
       compact_failed        date (null: of no day), reason

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+KEPT_SYMBOLS = 5
 KEPT_TEXT = 200  # characters of what others have written
 # What a user has traded is nobody else's business, and what Kite broadcasts is no news of the recording.
 _UNTOLD = frozenset({"order_update", "kite_message", "epoch"})
@@ -25,6 +26,10 @@ _TEXTS = {
     "process_died": "{process} has died",
     "process_hung": "{process} gave no sign of life and is killed",
     "uncovered": "{instruments} instruments are uncovered: no connection that is well has room for them",
+    "instruments_synced": "the list of instruments of {date} is there: {instruments}",
+    "instruments_failed": "the list of instruments could not be fetched: {reason}",
+    "expired": "expired, and unsubscribed: {symbols}",
+    "token_changed": "{symbol} has another token: {to_token}, was {from_token}",
     "compacted": "{date} is there as Parquet: {ticks} ticks",
     "compact_failed": "making Parquet of {date} has failed: {reason}",
     "health": "{status}, was {was}: {reasons}",
@@ -89,6 +94,8 @@ def _request(details: Mapping[str, Any]) -> str:
 def _shortened(name: str, value: Any) -> Any:
     if name == "reasons":
         return "; ".join(value)
+    if name == "symbols":
+        return ", ".join(value[:KEPT_SYMBOLS]) + (", ..." if len(value) > KEPT_SYMBOLS else "")
     if isinstance(value, str):
         return value if len(value) <= KEPT_TEXT else f"{value[:KEPT_TEXT]}..."
     if isinstance(value, Mapping):  # by mode or connection: instruments, or how many they are

@@ -4,7 +4,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pipeline.config import Mode, Token
+from pipeline.config import Mode, Word
 
 MAX_TOKENS = 20_000  # in one request; more than can be subscribed, so that the answer can say by how much
 MAX_PAGE = 6000  # instruments in one answer: all that can be subscribed
@@ -12,7 +12,7 @@ KEPT_CHANGES = 1000  # that `history` can tell of
 
 ConnectionId = Annotated[int, Field(strict=True, ge=1, le=3)]
 HomeId = Annotated[int, Field(strict=True, ge=1, le=2)]  # of a connection that the spare stands in for by hand
-Tokens = Annotated[list[Token], Field(min_length=1, max_length=MAX_TOKENS)]
+Words = Annotated[list[Word], Field(min_length=1, max_length=MAX_TOKENS)]
 Action = Literal["subscribe", "unsubscribe", "set_mode", "mirror", "unmirror", "failover", "failback"]
 By = Literal["cli", "client", "universe", "failover"]
 
@@ -34,7 +34,7 @@ class _ChangeParams(_Model):
 class SubscribeParams(_ChangeParams):
     """Subscribe instruments that are not subscribed yet; all or none."""
 
-    tokens: Tokens
+    tokens: Words
     mode: Mode = "quote"
     connection_id: ConnectionId | None = None  # None: the one that is for this mode
 
@@ -42,7 +42,7 @@ class SubscribeParams(_ChangeParams):
 class UnsubscribeParams(_ChangeParams):
     """Unsubscribe instruments; all or none, unless unknown ones are to be passed over."""
 
-    tokens: Tokens
+    tokens: Words
     ignore_unknown: bool = False
 
 
@@ -53,7 +53,7 @@ class UnsubscribeAllParams(_ChangeParams):
 class SetModeParams(_ChangeParams):
     """Give instruments a mode, and move them to the connection that is for it; all or none."""
 
-    tokens: Tokens
+    tokens: Words
     mode: Mode
     subscribe_unknown: bool = False  # take in those that are not subscribed yet
 
@@ -95,7 +95,7 @@ class FindParams(_Model):
     mode: Mode | None = None
     stale: bool | None = None  # it has not ticked for `stale_s`, or never
     stale_s: float = Field(default=60.0, ge=0, le=86_400 * 365)
-    search: str | None = Field(default=None, min_length=1, max_length=20)  # is part of the token
+    search: str | None = Field(default=None, min_length=1, max_length=64)  # is part of the token or the symbol
     offset: int = Field(default=0, strict=True, ge=0, le=1_000_000)
     limit: int = Field(default=100, strict=True, ge=1, le=MAX_PAGE)
 
@@ -103,7 +103,7 @@ class FindParams(_Model):
 class InstrumentParams(_Model):
     """One instrument."""
 
-    token: Token
+    token: Word
 
 
 class OverviewParams(_Model):

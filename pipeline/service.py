@@ -24,7 +24,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from pipeline import answers, config, orphans, readable, role
 from pipeline.client import Client
-from pipeline.config import CONNECTIONS, Mode, Token
+from pipeline.config import CONNECTIONS, Mode, Word
 from pipeline.days import Calendar
 from pipeline.errors import AlreadyRunningError, ControlError, MdsError, NotRunningError
 from pipeline.extras import explain
@@ -42,7 +42,7 @@ ROUNDING = 1e-6  # of an interval: three times 0.1 s is not more than 0.3 s
 WRITER_STATES = ("recording", "paused")  # of a service that is ready; paused is the disk's fault, health tells of it
 PRIMARY, SECONDARY, TERTIARY = CONNECTIONS
 
-_TOKEN: TypeAdapter[int] = TypeAdapter(Token)
+_WORD: TypeAdapter[int | str] = TypeAdapter(Word)
 _MODES: dict[str, Mode] = {mode.upper(): mode for mode in get_args(Mode)}
 
 _Answer = TypeVar("_Answer")
@@ -152,7 +152,7 @@ class MarketDataService:
 
     # Changes.
 
-    def subscribe_trading_universe(self, tokens: Iterable[int], batch_size: int = 500) -> dict[str, Any]:
+    def subscribe_trading_universe(self, tokens: Iterable[int | str], batch_size: int = 500) -> dict[str, Any]:
         """Subscribe instruments in quote mode on connection 1, `batch_size` in a request; each batch is all or nothing.
 
         Returns total_batches, successful_batches, failed_batches, `results` as `subscribe_instruments` has them, and
@@ -174,18 +174,18 @@ class MarketDataService:
             "repeats": [token for token, count in Counter(given).items() if count > 1],
         }
 
-    def activate_full_mode(self, tokens: Iterable[int]) -> dict[str, Any]:
+    def activate_full_mode(self, tokens: Iterable[int | str]) -> dict[str, Any]:
         """Record instruments in full mode on connection 2; those that connection 1 has are moved, none is uncovered.
 
         Returns what `subscribe_instruments` does.
         """
         return self._change(
-            lambda client: client.set_mode(_integers(tokens), "full", subscribe_unknown=True),
+            lambda client: client.set_mode(_words(tokens), "full", subscribe_unknown=True),
             lambda change: answers.subscribed(change, SECONDARY),
         )
 
     def subscribe_instruments(
-        self, tokens: Iterable[int], mode: str = "QUOTE", connection_id: int = PRIMARY
+        self, tokens: Iterable[int | str], mode: str = "QUOTE", connection_id: int = PRIMARY
     ) -> dict[str, Any]:
         """Subscribe instruments that are not subscribed yet, in mode LTP, QUOTE or FULL; all or none.
 
@@ -193,18 +193,18 @@ class MarketDataService:
         success, error, and where they are the reason `duplicates`, with token, existing_connection and mode of each.
         """
         return self._change(
-            lambda client: client.subscribe(_integers(tokens), _mode(mode), connection_id),
+            lambda client: client.subscribe(_words(tokens), _mode(mode), connection_id),
             lambda change: answers.subscribed(change, connection_id),
         )
 
-    def unsubscribe_instruments(self, tokens: Iterable[int]) -> dict[str, Any]:
+    def unsubscribe_instruments(self, tokens: Iterable[int | str]) -> dict[str, Any]:
         """Unsubscribe instruments wherever they are; those that are not subscribed are passed over.
 
         Returns `results`, connection_id and unsubscribed_count of each connection that had some, and `unknown`. It is
         no success where none of them was subscribed.
         """
         answer = self._change(
-            lambda client: client.unsubscribe(_integers(tokens), ignore_unknown=True), answers.unsubscribed
+            lambda client: client.unsubscribe(_words(tokens), ignore_unknown=True), answers.unsubscribed
         )
         if answer["success"] and not answer["results"]:
             return answer | {"success": False, "error": "none of these instruments is subscribed"}
@@ -428,15 +428,17 @@ def _how(process: "subprocess.Popen[bytes]") -> str:
 # From what callers write.
 
 
-def _integers(tokens: Iterable[int]) -> list[int]:
-    """Return plain integers: numpy's are taken, text and what no token can be is not."""
-    integers = []
+def _words(tokens: Iterable[int | str]) -> list[int | str]:
+    """Return symbols as they are and tokens as plain integers: numpy's are taken, what no token can be is not."""
+    words: list[int | str] = []
     for token in tokens:
         try:
-            integers.append(_TOKEN.validate_python(index(token)))
+            words.append(_WORD.validate_python(token if isinstance(token, str) else index(token)))
         except (TypeError, ValidationError):
-            raise ControlError(f"{token!r} is no instrument token: that is a positive 32-bit integer") from None
-    return integers
+            raise ControlError(
+                f"{token!r} is no instrument: that is a token, a positive 32-bit integer, or a symbol like NSE:INFY"
+            ) from None
+    return words
 
 
 def _mode(name: str) -> Mode:

@@ -52,6 +52,7 @@ class InstrumentSubscription(_Model):
     """One subscribed instrument."""
 
     instrument_token: int
+    symbol: str | None = None  # NSE:INFY; None: no list of instruments has the token
     connection_id: int  # that records it
     mode: Mode
     mirrored: bool  # connection 3 records it as well

@@ -108,6 +108,7 @@ class Office:
             clock=lambda: NOW,
             state=self.states.__getitem__,
             save=self.save,
+            tokens=lambda words: [word for word in words if isinstance(word, int)],
         )
         self.desk.tell_workers()
         for connection_id in CONNECTIONS:

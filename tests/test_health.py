@@ -35,6 +35,7 @@ def facts(connections=None, storage=None, processes=None, **others):
         "writer_answers": True,
         "uncommitted_s": 0.0,
         "unsaved": "",
+        "unresolved": [],
     }
     return Facts(
         connections={
@@ -172,6 +173,11 @@ TABLE = {
         "degraded",
         ["the subscriptions are not saved (no space): the next start would go on with older ones"],
     ),
+    "a word of the settings means nothing": (
+        {"unresolved": ["universe: NSE:INFI is not on the list"]},
+        "degraded",
+        ["universe: NSE:INFI is not on the list"],
+    ),
 }
 
 
@@ -190,6 +196,7 @@ def test_the_worst_comes_first():
             {"writer": "restarting"},
             uncovered={1: 7},
             unsaved="no space",
+            unresolved=["universe: X is not on the list"],
         )
     )
     assert status == "down"
@@ -199,6 +206,7 @@ def test_the_worst_comes_first():
         ["the", "writer"],
         ["writer", "is"],
         ["the", "subscriptions"],
+        ["universe:", "X"],
         ["there", "is"],
     ]
 
@@ -232,6 +240,7 @@ others_ = st.fixed_dictionaries(
         "writer_answers": st.booleans(),
         "uncommitted_s": st.sampled_from([0.0, 5.0]),
         "unsaved": st.sampled_from(["", "why"]),
+        "unresolved": st.sampled_from([[], ["why"]]),
     }
 )
 

@@ -42,6 +42,10 @@ FIELDS: dict[str, dict[str, Any]] = {  # as the event log has them
     "compacted": {"date": "2025-10-01", "ticks": 7, "bytes": 2800, "parquet_bytes": 70, "bad_lines": 0},
     "compact_failed": {"date": "2025-10-01", "reason": "no room"},
     "subscriptions_damaged": {"file": "f", "error": "no JSON", "kept_in": "g"},
+    "instruments_synced": {"date": "2025-10-01", "instruments": 100_000, "bytes": 7, "file": "f"},
+    "instruments_failed": {"reason": "no network", "refused": False},
+    "expired": {"instruments": [1, 2], "symbols": ["NFO:A", "NFO:B"]},
+    "token_changed": {"symbol": "NSE:INFY", "from_token": 1, "to_token": 2},
     "file_missing": {"file": "f", "bytes": 7},
     "file_shortened": {"file": "f", "bytes": 7, "bytes_stored": 9},
     "foreign_lines": {"file": "f", "lines": 2},
@@ -61,6 +65,7 @@ TEXTS = {
     "request": "set mode, 2 instruments in full mode, asked by cli, refused: no room",
     "health": "down, was healthy: one; two",
     "storing_paused": "not storing: the disk is full",
+    "expired": "expired, and unsubscribed: NFO:A, NFO:B",
 }
 
 

@@ -5,6 +5,7 @@ import json
 import logging
 import threading
 from contextlib import suppress
+from datetime import date
 from unittest import mock
 
 import orjson
@@ -14,12 +15,14 @@ from hypothesis import strategies as st
 
 from pipeline.config import CONNECTIONS, Config, Kite, Universe
 from pipeline.errors import RequestRefusedError
+from pipeline.instruments.roll import Identity
 from pipeline.supervisor import saved as module
 from pipeline.supervisor import subscriptions as subscriptions_module
 from pipeline.supervisor.saved import (
     FILE_NAME,
     DamagedError,
     SavedFile,
+    Selected,
     on_wire,
     read,
     relieved,
@@ -29,6 +32,7 @@ from pipeline.supervisor.saved import (
     take_turns,
 )
 from pipeline.supervisor.subscriptions import MODES, Refusal, Subscriptions
+from pipeline.supervisor.subscriptions import modes as by_token
 
 NOW, BEFORE = "2025-10-02T09:00:00.000000+05:30", "2025-10-01T09:15:00.000000+05:30"
 LIMIT = 6  # instruments on a connection
@@ -48,9 +52,20 @@ def config(universe=NOTHING, max_connections=3):
     return Config().model_copy(update={"universe": universe, "kite": Kite(max_connections=max_connections)})
 
 
+def wanted_by(universe):
+    """Return what these settings want."""
+    return [*((token, "quote") for token in universe.primary), *((token, "full") for token in universe.secondary)]
+
+
+def saving(subscriptions, universe=NOTHING, max_connections=3, **more):
+    """Return the content of the file."""
+    kept = {"simulated": False, "wanted": by_token(wanted_by(universe)), **more}
+    return snapshot(subscriptions, config(universe, max_connections), **kept)
+
+
 def write(path, subscriptions, universe=NOTHING, max_connections=3):
     """Save subscriptions."""
-    path.write_bytes(snapshot(subscriptions, config(universe, max_connections), simulated=False))
+    path.write_bytes(saving(subscriptions, universe, max_connections))
 
 
 def restored(path, max_connections=3, universe=NOTHING, overflow="refuse"):
@@ -58,7 +73,7 @@ def restored(path, max_connections=3, universe=NOTHING, overflow="refuse"):
     subscriptions = Subscriptions(max_connections, overflow)
     saved = read(path)
     assert saved is not None
-    return subscriptions, restore(subscriptions, saved, config(universe, max_connections), NOW)
+    return subscriptions, restore(subscriptions, saved, by_token(wanted_by(universe)), NOW)
 
 
 def known(subscriptions):
@@ -182,13 +197,15 @@ def test_the_file_is_what_it_says():
     subscriptions = Subscriptions(3)
     subscriptions.subscribe([1, 2, 4], "quote", BEFORE)
     subscriptions.set_mode([1], "full", NOW)
-    content = json.loads(snapshot(subscriptions, config(Universe(primary=(1, 2), secondary=(2, 3))), simulated=True))
+    subscriptions.identify({1: Identity("NSE:INFY", None), 4: Identity("NFO:NIFTY25OCTFUT", date(2025, 10, 28))})
+    more = {"selected": Selected(day=date(2025, 10, 1), tokens={"quote": [4]}), "expired": {"X": date(2025, 9, 30)}}
+    content = json.loads(saving(subscriptions, Universe(primary=(1, 2), secondary=(2, 3)), simulated=True, **more))
     content["subscribed"].sort(key=lambda group: group["tokens"])
     assert content == {
         "format": 1,
         "simulated": True,
         "max_connections": 3,
-        "universe": {"full": [3], "quote": [2, 1]},
+        "universe": {"quote": [1, 2], "full": [3]},
         "mirror": False,
         "failed_over": [],
         "by_hand": [],
@@ -200,14 +217,39 @@ def test_the_file_is_what_it_says():
         "leaving": [{"connection_id": 1, "mode": "quote", "tokens": [1]}],
         "waiting": [],
         "unheard": [],
+        "identities": {"1": ["NSE:INFY", None], "4": ["NFO:NIFTY25OCTFUT", "2025-10-28"]},
+        "selected": {"day": "2025-10-01", "tokens": {"quote": [4]}},
+        "expired": {"X": "2025-09-30"},
     }
+
+
+def test_a_file_of_an_earlier_version_is_read(path):
+    """Who the instruments are was not always in it."""
+    subscriptions = Subscriptions(3)
+    subscriptions.subscribe([1], "quote", BEFORE)
+    content = json.loads(saving(subscriptions))
+    for name in ("identities", "selected", "expired"):
+        del content[name]
+    path.write_text(json.dumps(content))
+    assert known(restored(path)[0]) == known(subscriptions)
+
+
+def test_who_they_were_comes_back(path):
+    """An instrument is what it was subscribed as, whatever has its token by now."""
+    subscriptions = Subscriptions(3)
+    subscriptions.subscribe([1, 2], "quote", BEFORE)
+    subscriptions.identify({1: Identity("NSE:INFY", None)})
+    write(path, subscriptions)
+    again, _ = restored(path)
+    assert [again.all[token].identity for token in (1, 2)] == [Identity("NSE:INFY", None), None]
+    assert (again.named("nse:infy"), again.named("NSE:TCS")) == (1, None)
 
 
 def test_thousands_take_little_room():
     """Instruments that were subscribed together are written together."""
     subscriptions = Subscriptions(3)
     subscriptions.subscribe(range(10**6, 10**6 + 3000), "quote", BEFORE)
-    assert len(snapshot(subscriptions, config(), simulated=False)) < 10 * 3000
+    assert len(saving(subscriptions)) < 10 * 3000
 
 
 def test_without_a_file_there_is_nothing(path):
@@ -259,7 +301,7 @@ def test_the_file_is_laid_over_the_universe(path, wanted, changes, wants, expect
     """What the configuration has gained, lost or changed since counts; for all else what was changed at runtime."""
     universe, now = (Universe(primary=primary, secondary=secondary) for primary, secondary in (wanted, wants))
     subscriptions = Subscriptions(3)
-    subscriptions.take_universe(universe, BEFORE)
+    subscriptions.take_wanted(wanted_by(universe), BEFORE)
     for name, *arguments in changes:
         step(subscriptions, name, arguments)
     write(path, subscriptions, universe)
@@ -365,7 +407,7 @@ def test_what_a_dead_worker_had_is_not_forgotten(path):
     """Its successor may come only after the next supervisor, which has to tell it."""
     subscriptions = Subscriptions(3)
     subscriptions.subscribe([1, 2], "quote", BEFORE)
-    path.write_bytes(snapshot(subscriptions, config(), simulated=False, unheard={1: ([1, 2, 3], {3: 77})}))
+    path.write_bytes(saving(subscriptions, unheard={1: ([1, 2, 3], {3: 77})}))
     saved = read(path)
     assert saved is not None
     assert on_wire(saved) == {1: [1, 2, 3]}
@@ -380,7 +422,7 @@ def test_the_simulator_s_subscriptions_are_no_business_of_kite_s(tmp_path):
         assert read(path) is None
         subscriptions = Subscriptions(3)
         subscriptions.subscribe([7 + simulated], "quote", BEFORE)
-        path.write_bytes(snapshot(subscriptions, config(), simulated=simulated))
+        path.write_bytes(saving(subscriptions, simulated=simulated))
     for simulated in (False, True, True, False):
         found = read(take_turns(tmp_path, simulated=simulated))
         assert found is not None
@@ -451,8 +493,7 @@ def is_refused_or_usable(path, data):
     with small():
         for max_connections in CONNECTIONS:
             subscriptions = Subscriptions(max_connections)
-            settings_now = config(Universe(primary=(1, 2), secondary=(3,)), max_connections)
-            restore(subscriptions, content, settings_now, NOW)
+            restore(subscriptions, content, {1: "quote", 2: "quote", 3: "full"}, NOW)
             check(subscriptions)
     return True
 
@@ -470,7 +511,7 @@ def check(subscriptions):
         assert mode in ("ltp", "quote", "full")
         assert token in subscriptions.of(subscriptions.carrier(token))
         assert home != 3 or not subscriptions.mirroring
-    assert orjson.loads(snapshot(subscriptions, config(), simulated=False))["format"] == 1
+    assert orjson.loads(saving(subscriptions))["format"] == 1
     subscriptions.unsubscribe_all()
     assert [subscriptions.wanted(c) for c in CONNECTIONS] == [{}, {}, {}]
 

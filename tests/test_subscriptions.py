@@ -9,10 +9,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from pipeline.config import CONNECTIONS, MAX_INSTRUMENTS, Universe
+from pipeline.config import CONNECTIONS, MAX_INSTRUMENTS
 from pipeline.errors import AlreadySubscribedError, CapacityError, NotSubscribedError, RequestRefusedError
 from pipeline.supervisor import subscriptions as module
-from pipeline.supervisor.subscriptions import MODES, Changed, Instruments, Refusal, Subscriptions
+from pipeline.supervisor.subscriptions import MODES, Changed, Instruments, Refusal, Subscriptions, Wanted
 
 NOW = "2025-10-01T09:15:00.000000+05:30"
 LATER = "2025-10-01T10:00:00.000000+05:30"
@@ -70,7 +70,7 @@ def test_modes_have_their_connections(max_connections, mode, connection_id):
 def test_the_universe_is_taken_as_far_as_possible():
     """What is named twice or does not fit is refused by itself, with where it is; the rest is subscribed."""
     subscriptions = Subscriptions(3)
-    refusals = subscriptions.take_universe(Universe(primary=(1, 2), secondary=(2, 3)), NOW)
+    refusals = subscriptions.take_wanted([(1, "quote"), (2, "quote"), (2, "full"), (3, "full")], NOW)
     assert refusals == [Refusal(2, "already on connection 1 in quote mode")]
     assert [subscriptions.of(c) for c in (1, 2, 3)] == [{1: "quote", 2: "quote"}, {3: "full"}, {}]
     refusals = subscriptions.take(range(10, MAX_INSTRUMENTS + 10), "quote", NOW)
@@ -82,7 +82,8 @@ def test_the_universe_is_taken_as_far_as_possible():
 def test_a_universe_spills_over():
     """With `overflow` "spill" what finds no room goes to the other connection, and is refused where both are full."""
     subscriptions = Subscriptions(3, "spill")
-    refusals = subscriptions.take_universe(Universe(primary=tuple(range(1, 9)), secondary=tuple(range(11, 16))), NOW)
+    wanted: Wanted = [*((token, "quote") for token in range(1, 9)), *((token, "full") for token in range(11, 16))]
+    refusals = subscriptions.take_wanted(wanted, NOW)
     assert subscriptions.of(1) == dict.fromkeys(FULL, "quote")
     assert subscriptions.of(2) == {7: "quote", 8: "quote", 11: "full", 12: "full", 13: "full", 14: "full"}
     assert refusals == [Refusal(15, "connection 2 is full")]

@@ -6,7 +6,7 @@ from functools import cache
 import pytest
 
 from pipeline.config import Config, Http
-from pipeline.errors import ControlError, NotRunningError, NotSubscribedError
+from pipeline.errors import ControlError, NotRunningError, NotSubscribedError, UnknownSymbolError
 from pipeline.requests import FindParams
 from pipeline.status import InstrumentPage, InstrumentSubscription
 from pipeline.web import app, guard, page, prometheus
@@ -65,6 +65,8 @@ class FakeSource(Source):
         return InstrumentPage(total=1, offset=0, limit=100, instruments=[INSTRUMENT])
 
     def instrument(self, token):
+        if isinstance(token, str):
+            raise UnknownSymbolError(f"{token} is not on the list")
         if token != INSTRUMENT.instrument_token:
             raise NotSubscribedError(f"not subscribed: {token}")
         return INSTRUMENT
@@ -189,11 +191,13 @@ def test_instruments_that_are_asked_for(query, wanted):
         ("/instruments?connection=4", 422, "connection: Input should be less than or equal to 3"),
         ("/instruments?stale_s=nan", 422, "stale_s: Input should be less than or equal to 31536000"),
         ("/instruments?mode=tick", 422, "mode: Input should be 'ltp', 'quote' or 'full'"),
-        ("/instruments?search=" + "1" * 21, 422, "search: String should have at most 20 characters"),
+        ("/instruments?search=" + "1" * 65, 422, "search: String should have at most 64 characters"),
         ("/instruments?conection=1", 422, "conection: Extra inputs are not permitted"),
-        ("/instruments/0", 422, "token: Input should be greater than 0"),
-        ("/instruments/4294967296", 422, "token: Input should be less than 4294967296"),
-        ("/instruments/abc", 422, "token: Input should be a valid integer, unable to parse string as an integer"),
+        ("/instruments/0", 422, "token: should be greater than 0"),
+        ("/instruments/4294967296", 422, "token: should be less than 4294967296"),
+        ("/instruments/99999999999", 422, "token: should be less than 4294967296"),
+        ("/instruments/a:b:c", 422, 'token: a symbol is written "NSE:INFY"'),
+        ("/instruments/NSE:INFI", 404, "NSE:INFI is not on the list"),
         ("/instruments/7", 404, "not subscribed: 7"),
         ("/nothing", 404, "there is nothing here, /docs lists what there is"),
         ("/health/", 404, "there is nothing here, /docs lists what there is"),

@@ -26,6 +26,8 @@ STALE_S_MAX: Final = 86_400 * 365
 MIRROR: Final = CONNECTIONS[-1]  # records what it mirrors, as well
 TYPES: Final = ("EQ", "FUT", "CE", "PE")
 NOTHING: Final = "-"
+SUBSCRIBED: Final = (">token", "symbol", "connection", "mode", ">ticks", ">last price", "last tick", ">age")
+LEAST: Final = ("last tick", "connection", "mode")  # of these columns, on a narrow terminal
 
 
 @click.group(invoke_without_command=True)
@@ -187,13 +189,22 @@ def _recorded_on(instrument: InstrumentSubscription) -> tuple[int, ...]:
 
 
 def _show_subscribed(answer: list[InstrumentSubscription]) -> None:
-    table = tables.table(">token", "connection", "mode", ">ticks", ">last price", "last tick", ">age")
-    for i in answer:
-        price = NOTHING if i.last_price is None else f"{i.last_price:,.2f}"
-        last = i.last_tick_time[11:23] if i.tick_count and i.last_tick_time else NOTHING if i.tick_count else "never"
-        row = (f"{i.instrument_token}", ", ".join(map(str, _recorded_on(i))), i.mode, f"{i.tick_count:,}", price)
-        table.add_row(*row, last, readable.span(i.tick_age_s))
-    tables.show(Console(), table)
+    console = Console()
+    rows: list[tables.Row] = [dict(zip(SUBSCRIBED, _subscribed(i), strict=True)) for i in answer]
+    names = tables.fitting(rows, LEAST, console.width) if rows else SUBSCRIBED
+    table = tables.table(*names)
+    for row in rows:
+        table.add_row(*(row[name] for name in names))
+    tables.show(console, table)
+
+
+def _subscribed(i: InstrumentSubscription) -> tuple[str, ...]:
+    """Return what stands in these columns."""
+    places = ", ".join(map(str, _recorded_on(i)))
+    price = NOTHING if i.last_price is None else f"{i.last_price:,.2f}"
+    last = i.last_tick_time[11:23] if i.tick_count and i.last_tick_time else NOTHING if i.tick_count else "never"
+    named = (f"{i.instrument_token}", i.symbol or NOTHING)
+    return (*named, places, i.mode, f"{i.tick_count:,}", price, last, readable.span(i.tick_age_s))
 
 
 def _show_found(found: Iterable[Instrument]) -> None:

@@ -1,7 +1,7 @@
 """What is known of the running service: fed by the processes' messages, read as the status models. No I/O."""
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from itertools import pairwise
 from typing import Any
@@ -240,7 +240,9 @@ class Board:
         storage: Storage,
         processes: Mapping[str, Process],
         now_s: float,
+        *,
         unsaved: str = "",
+        unresolved: Sequence[str] = (),
     ) -> HealthResponse:
         """Tell whether everything is being recorded, and if not, why."""
         now = self._clock()
@@ -254,6 +256,7 @@ class Board:
                 writer_answers=now_s - self._writer.heard_s <= STALE_S,
                 uncommitted_s=now_s - self._committed_s if self._pending and self._committed_s is not None else 0.0,
                 unsaved=unsaved,
+                unresolved=unresolved,
             )
         )
         never = [token for token, known in self._subscriptions.all.items() if not known.tick_count]

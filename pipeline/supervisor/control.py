@@ -94,5 +94,5 @@ def _error(request_id: int | str | None, code: int, message: str, details: Mappi
 
 
 def _words(error: ValidationError) -> str:
-    found = (f"{'.'.join(map(str, e['loc']))[:SHOWN_CHARS] or 'request'}: {e['msg']}" for e in error.errors()[:5])
-    return "; ".join(found)
+    found = ((".".join(map(str, e["loc"]))[:SHOWN_CHARS] or "request", e["msg"]) for e in error.errors()[:5])
+    return "; ".join(f"{place}: {text.removeprefix('Value error, ')}" for place, text in found)

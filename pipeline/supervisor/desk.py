@@ -10,7 +10,7 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Coroutine, Mapping
+from collections.abc import Callable, Collection, Coroutine, Mapping, Sequence
 from typing import Any
 
 from pipeline.config import CONNECTIONS, Mode
@@ -42,7 +42,10 @@ UNDER_WAY = ("idle", "standby", "starting", "connecting", "live")  # states in w
 
 
 class Desk:
-    """`state` tells a connection's state and its reason, `save` returns whether the subscriptions are on disk now."""
+    """`state` tells a connection's state and its reason, `save` returns whether the subscriptions are on disk now.
+
+    `tokens` looks up what a request names; it raises RequestRefusedError.
+    """
 
     def __init__(
         self,
@@ -53,6 +56,7 @@ class Desk:
         clock: Callable[[], str],
         state: Callable[[int], tuple[str, str]],
         save: Callable[[], Coroutine[Any, Any, bool]],
+        tokens: Callable[[Sequence[int | str]], list[int]],
     ) -> None:
         self._subscriptions = subscriptions
         self._orders = orders
@@ -60,6 +64,7 @@ class Desk:
         self._clock = clock
         self._state = state
         self._save = save
+        self._tokens = tokens
         self._news = asyncio.Event()
         self._kept_open: set[int] = set()
         self._unsaved: Counter[int] = Counter()  # instruments of changes that are not on disk yet
@@ -179,7 +184,7 @@ class Desk:
         return await self._change(
             "subscribe",
             params.by,
-            lambda: self._subscriptions.subscribe(params.tokens, params.mode, self._clock(), params.connection_id),
+            lambda tokens: self._subscriptions.subscribe(tokens, params.mode, self._clock(), params.connection_id),
             params.tokens,
             params.mode,
         )
@@ -188,19 +193,19 @@ class Desk:
         return await self._change(
             "unsubscribe",
             params.by,
-            lambda: self._subscriptions.unsubscribe(params.tokens, ignore_unknown=params.ignore_unknown),
+            lambda tokens: self._subscriptions.unsubscribe(tokens, ignore_unknown=params.ignore_unknown),
             params.tokens,
         )
 
     async def _unsubscribe_all(self, params: UnsubscribeAllParams) -> Change:
-        return await self._change("unsubscribe", params.by, self._subscriptions.unsubscribe_all)
+        return await self._change("unsubscribe", params.by, lambda _: self._subscriptions.unsubscribe_all())
 
     async def _set_mode(self, params: SetModeParams) -> Change:
         return await self._change(
             "set_mode",
             params.by,
-            lambda: self._subscriptions.set_mode(
-                params.tokens, params.mode, self._clock(), subscribe_unknown=params.subscribe_unknown
+            lambda tokens: self._subscriptions.set_mode(
+                tokens, params.mode, self._clock(), subscribe_unknown=params.subscribe_unknown
             ),
             params.tokens,
             params.mode,
@@ -208,15 +213,15 @@ class Desk:
 
     async def _mirror(self, params: MirrorParams) -> Change:
         action: Action = "mirror" if params.on else "unmirror"
-        return await self._change(action, params.by, lambda: self._subscriptions.mirror(params.on))
+        return await self._change(action, params.by, lambda _: self._subscriptions.mirror(params.on))
 
     async def _failover(self, params: FailoverParams) -> Change:
         return await self._change(
-            "failover", params.by, lambda: self._subscriptions.failover(params.connection_id, by_hand=True)
+            "failover", params.by, lambda _: self._subscriptions.failover(params.connection_id, by_hand=True)
         )
 
     async def _failback(self, params: FailbackParams) -> Change:
-        return await self._change("failback", params.by, lambda: self._subscriptions.failback(params.connection_id))
+        return await self._change("failback", params.by, lambda _: self._subscriptions.failback(params.connection_id))
 
     def _tell_history(self, params: HistoryParams) -> list[HistoryEntry]:
         return self._history.latest(params.limit)
@@ -227,11 +232,12 @@ class Desk:
         self,
         action: Action,
         by: By,
-        change: Callable[[], Changed],
-        tokens: list[int] | None = None,
+        change: Callable[[list[int]], Changed],
+        words: Sequence[int | str] = (),
         mode: Mode | None = None,
     ) -> Change:
-        changed, orders, saving = self.change(action, by, change, tokens=tokens, mode=mode)
+        tokens = self._look_up(action, by, words, mode)
+        changed, orders, saving = self.change(action, by, lambda: change(tokens), tokens=tokens, mode=mode)
         give_up_at = asyncio.get_running_loop().time() + CONFIRM_S
         pending = await self._confirm(orders, set(changed.instruments), give_up_at)
         try:
@@ -241,12 +247,19 @@ class Desk:
             saved = False
         return Change(
             action=action,
-            requested=len(tokens) if tokens is not None else len(changed.instruments),
+            requested=len(tokens) if words else len(changed.instruments),
             **vars(changed),
             saved=saved,
             confirmed=not pending,
             pending=pending,
         )
+
+    def _look_up(self, action: Action, by: By, words: Sequence[int | str], mode: Mode | None) -> list[int]:
+        try:
+            return self._tokens(words)
+        except RequestRefusedError as error:
+            self._history.refused(action, by, [word for word in words if isinstance(word, int)], str(error), mode)
+            raise
 
     async def _keep(self, tokens: list[int]) -> bool:
         """Save a change, and let go then what it has moved; return whether it is on disk."""

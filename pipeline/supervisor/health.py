@@ -4,7 +4,7 @@
 that may end in a loss. Each reason says which.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal, NamedTuple
 
 from pipeline import readable
@@ -32,6 +32,7 @@ class Facts(NamedTuple):
     writer_answers: bool
     uncommitted_s: float  # something waits to be committed, and nothing was for so long
     unsaved: str  # why the subscriptions are not on disk, if they are not
+    unresolved: Sequence[str]  # why not all that the settings name is recorded
 
 
 def judge(facts: Facts) -> tuple[Literal["healthy", "degraded", "down"], list[str]]:
@@ -83,6 +84,7 @@ def _endangered(facts: Facts) -> Iterator[str]:
             yield f"{name} has died too often and is given up; try again with: mds restart {name}"
     if facts.unsaved:
         yield f"the subscriptions are not saved ({facts.unsaved}): the next start would go on with older ones"
+    yield from facts.unresolved
     spare = facts.connections[str(TERTIARY)]
     runs = facts.processes[worker_role(TERTIARY)].state == "running"
     if spare.state in NO_SPARE and TERTIARY not in facts.uncovered and runs:

@@ -8,7 +8,7 @@ from pipeline.config import CONNECTIONS, Config
 from pipeline.forecast import bytes_a_day
 from pipeline.supervisor.history import History
 from pipeline.supervisor.saved import FILE_NAME, DamagedError, Saved, read, restore, set_aside, take_turns
-from pipeline.supervisor.subscriptions import Refusal, Subscriptions
+from pipeline.supervisor.subscriptions import Refusal, Subscriptions, Wanted, modes
 from pipeline.wire import by_mode
 
 log = logging.getLogger(__name__)
@@ -29,21 +29,30 @@ def last_saved(config: Config, log_event: Callable[[str, dict[str, Any]], str], 
         return None
 
 
-def subscribe(subscriptions: Subscriptions, saved: Saved | None, config: Config, history: History, now: str) -> None:
-    """Subscribe what was saved, laid over the universe; tell of what is new, and of what could not be."""
+def subscribe(
+    subscriptions: Subscriptions,
+    saved: Saved | None,
+    config: Config,
+    wanted: Wanted,
+    *,
+    history: History,
+    now: str,
+) -> None:
+    """Subscribe what was saved, laid over what is wanted now; tell of what is new, and of what could not be."""
     if saved is not None:
-        refusals = restore(subscriptions, saved, config, now)
+        refusals = restore(subscriptions, saved, modes(wanted), now)
         log.info("going on with what was subscribed last; mds run --fresh forgets it")
     else:
-        refusals = subscriptions.take_universe(config.universe, now)
+        refusals = subscriptions.take_wanted(wanted, now)
     new = {token: known.mode for token, known in subscriptions.all.items() if known.subscribed_at == now}
     for tokens in by_mode(new).values():
         history.done("subscribe", "universe", subscriptions.described(tokens))
-    _tell_refusals(refusals, history)
+    tell_refusals(refusals, history)
     _tell_size(subscriptions, config)
 
 
-def _tell_refusals(refusals: list[Refusal], history: History) -> None:
+def tell_refusals(refusals: list[Refusal], history: History) -> None:
+    """Tell of what the universe wants and could not be subscribed."""
     by_reason: dict[str, list[int]] = {}
     for refusal in refusals:
         by_reason.setdefault(refusal.reason, []).append(refusal.token)

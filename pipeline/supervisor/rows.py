@@ -36,7 +36,7 @@ class Rows:
             (token, known)
             for token, known in self._subscriptions.all.items()
             if (wanted.mode is None or known.mode == wanted.mode)
-            and (wanted.search is None or wanted.search in str(token))
+            and (wanted.search is None or _is_like(wanted.search, token, known))
             and (wanted.connection_id is None or wanted.connection_id in self._recorded_on(token))
             and (wanted.stale is None or wanted.stale == ages.is_stale(known.last_tick_time, wanted.stale_s))
         ]
@@ -53,6 +53,7 @@ class Rows:
         return [
             {
                 "instrument_token": token,
+                "symbol": known.identity.symbol if known.identity else None,
                 "connection_id": self._subscriptions.carrier(token),
                 "mode": known.mode,
                 "mirrored": self._subscriptions.is_mirrored(token),
@@ -64,6 +65,10 @@ class Rows:
             }
             for token, known in found
         ]
+
+
+def _is_like(search: str, token: int, known: Subscription) -> bool:
+    return search in str(token) or (known.identity is not None and search.upper() in known.identity.symbol.upper())
 
 
 def age_of(time: str | None, now: datetime) -> float | None:

@@ -3,18 +3,22 @@
     {"format": 1, "simulated", "max_connections", "universe": {mode: [token, ...]}, "mirror",
      "failed_over": [connection, ...], "by_hand": [connection, ...], "subscribed": [group, ...],
      "carried": [{"connection_id", "tokens"}, ...], "leaving": [group, ...], "waiting": [token, ...],
-     "unheard": [{"connection_id", "tokens", "relieved": [[token, ns], ...]}, ...]}
+     "unheard": [{"connection_id", "tokens", "relieved": [[token, ns], ...]}, ...],
+     "identities": {token: [symbol, expiry or null]}, "selected": {"day", "tokens": {mode: [token, ...]}},
+     "expired": {word: day}}
     group: {"connection_id", "mode", "since", "tokens"}
 
-The file is laid over `[universe]`: it holds the state, and what the configuration wanted when it was written. What the
-configuration has gained, lost or changed since then wins over the file; for all else the file holds. A run with the
-simulator and one with Kite know nothing of each other: the file of the other kind waits under its own name.
+The file is laid over `[universe]`: it holds the state, and as tokens what the configuration wanted when it was written,
+whose words and rules may mean others today. What the configuration has gained, lost or changed since then wins over the
+file; for all else the file holds. A run with the simulator and one with Kite know nothing of each other: the file of the
+other kind waits under its own name.
 """
 
 import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
+from datetime import date
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
@@ -23,8 +27,9 @@ from typing import Literal
 import orjson
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from pipeline.config import CONNECTIONS, Config, Mode, Token, Universe
+from pipeline.config import CONNECTIONS, Config, Mode, Token
 from pipeline.durable import replace_durably
+from pipeline.instruments.roll import Identity
 from pipeline.requests import ConnectionId
 from pipeline.supervisor.subscriptions import (
     PRIMARY,
@@ -40,6 +45,7 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
 FILE_NAME = "subscriptions.json"
+NOTHING_EXPIRED: Mapping[str, date] = MappingProxyType({})
 NOBODY: Mapping[int, tuple[list[int], Mapping[int, int]]] = MappingProxyType({})
 
 
@@ -71,8 +77,18 @@ class Unheard(_Model):
     relieved: list[tuple[Token, int]]  # since which receive time another connection has it
 
 
+class Selected(_Model):
+    """What the rules of the configuration have picked, on which day."""
+
+    day: date | None = None
+    tokens: dict[Mode, list[Token]] = {}
+
+
+NOTHING_SELECTED = Selected()
+
+
 class Saved(_Model):
-    """The content of the file."""
+    """The content of the file; the last three were not always there."""
 
     format: Literal[1] = 1
     simulated: bool
@@ -86,6 +102,9 @@ class Saved(_Model):
     leaving: list[Group]
     waiting: list[Token]
     unheard: list[Unheard]
+    identities: dict[int, Identity] = {}
+    selected: Selected = Selected()
+    expired: dict[str, date] = {}
 
 
 class DamagedError(Exception):
@@ -138,14 +157,20 @@ def snapshot(
     config: Config,
     *,
     simulated: bool,
+    wanted: Mapping[int, Mode],
+    selected: Selected = NOTHING_SELECTED,
+    expired: Mapping[str, date] = NOTHING_EXPIRED,
     unheard: Mapping[int, tuple[list[int], Mapping[int, int]]] = NOBODY,
 ) -> bytes:
-    """Return the content of the file for this state. The order is kept: it decides who finds room on the spare."""
+    """Return the content of the file for this state: `wanted` is what the configuration wants now.
+
+    The order is kept: it decides who finds room on the spare.
+    """
     content = {
         "format": 1,
         "simulated": simulated,
         "max_connections": config.kite.max_connections,
-        "universe": by_mode(_modes(config.universe)),
+        "universe": by_mode(wanted),
         "mirror": subscriptions.mirroring,
         "failed_over": sorted(subscriptions.failed_over),
         "by_hand": sorted(subscriptions.by_hand),
@@ -167,6 +192,13 @@ def snapshot(
             {"connection_id": c, "tokens": tokens, "relieved": list(relieved.items())}
             for c, (tokens, relieved) in unheard.items()
         ],
+        "identities": {
+            str(token): [known.identity.symbol, known.identity.expiry]
+            for token, known in subscriptions.all.items()
+            if known.identity
+        },
+        "selected": selected.model_dump(),
+        "expired": dict(expired),
     }
     return orjson.dumps(content)
 
@@ -175,10 +207,9 @@ def _in_common(known: Subscription) -> tuple[int, Mode, str]:
     return known.connection_id, known.mode, known.subscribed_at
 
 
-def restore(subscriptions: Subscriptions, saved: Saved, config: Config, now: str) -> list[Refusal]:
-    """Subscribe what was saved, laid over the configuration's universe; return what could not be."""
+def restore(subscriptions: Subscriptions, saved: Saved, wanted: Mapping[int, Mode], now: str) -> list[Refusal]:
+    """Subscribe what was saved, laid over what the configuration wants now; return what could not be."""
     before = {token: mode for mode, tokens in saved.universe.items() for token in tokens}
-    wanted = _modes(config.universe)
     changed = {token for token in {*before, *wanted} if before.get(token) != wanted.get(token)}
     refusals = []
     for group in saved.subscribed:
@@ -186,6 +217,7 @@ def restore(subscriptions: Subscriptions, saved: Saved, config: Config, now: str
         by_mode_then = connection_for(group.mode, saved.max_connections)
         place = None if group.connection_id == by_mode_then else group.connection_id  # there may be more to use now
         refusals += subscriptions.take(tokens, group.mode, group.since, place)
+    subscriptions.identify(saved.identities)
     gained = [token for token in wanted if token in changed and token not in subscriptions.all]
     for mode, new in by_mode({token: wanted[token] for token in gained}).items():
         refusals += subscriptions.take(new, mode, now)
@@ -218,12 +250,6 @@ def on_wire(saved: Saved) -> dict[int, list[int]]:
 def relieved(saved: Saved) -> dict[int, dict[int, int]]:
     """Return since when others have had instruments of each connection, as far as the file tells."""
     return {worker.connection_id: dict(worker.relieved) for worker in saved.unheard}
-
-
-def _modes(universe: Universe) -> Mapping[int, Mode]:
-    secondary: dict[int, Mode] = dict.fromkeys((t for t in universe.secondary if isinstance(t, int)), "full")
-    primary: dict[int, Mode] = dict.fromkeys((t for t in universe.primary if isinstance(t, int)), "quote")
-    return secondary | primary  # the primary comes first where both name one
 
 
 class SavedFile:

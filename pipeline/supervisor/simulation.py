@@ -22,7 +22,7 @@ def with_simulator(config: Config) -> Config:
     host = config.simulator.host
     port = _port(config)
     universe = {}
-    if not config.universe.model_fields_set & {"primary", "secondary"}:
+    if not config.universe.model_fields_set & {"primary", "secondary", "select"}:
         tokens = _tokens(config.simulator.instruments)
         cut = min(round(len(tokens) * PRIMARY_SHARE), MAX_INSTRUMENTS)
         universe = {"primary": tokens[:cut], "secondary": tokens[cut : cut + MAX_INSTRUMENTS]}

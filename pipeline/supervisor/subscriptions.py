@@ -17,8 +17,9 @@ from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import Literal, NamedTuple
 
-from pipeline.config import CONNECTIONS, MAX_INSTRUMENTS, Mode, Overflow, Universe
+from pipeline.config import CONNECTIONS, MAX_INSTRUMENTS, Mode, Overflow
 from pipeline.errors import AlreadySubscribedError, CapacityError, NotSubscribedError, RequestRefusedError
+from pipeline.instruments.roll import Identity
 from pipeline.supervisor.carriers import assign
 
 PRIMARY, SECONDARY, TERTIARY = 1, 2, 3
@@ -28,16 +29,21 @@ MODES: dict[int, Mode] = {PRIMARY: "quote", SECONDARY: "full", TERTIARY: "quote"
 SHOWN_TOKENS = 10  # in the words of a refusal
 
 Instruments = dict[int, Mode]
+Wanted = Sequence[tuple[int, Mode]]  # may name a token twice: the first counts
 Tick = tuple[int, int, float, str]  # of a digest: token, count, last price, receive time
 
 
 @dataclass(slots=True)
 class Subscription:
-    """One instrument; the last three are since it was subscribed, and zero or None before the first tick."""
+    """One instrument.
+
+    What has ticked is since it was subscribed, and zero or None before the first tick.
+    """
 
     connection_id: int  # its home
     mode: Mode
     subscribed_at: str
+    identity: Identity | None = None  # None: no list of instruments has the token
     tick_count: int = 0
     last_price: float | None = None
     last_tick_time: str | None = None
@@ -67,11 +73,20 @@ def connection_for(mode: Mode, max_connections: int) -> int:
     return SECONDARY if mode == "full" and max_connections >= SECONDARY else PRIMARY
 
 
+def modes(wanted: Wanted) -> Instruments:
+    """Return what is wanted by token."""
+    found: Instruments = {}
+    for token, mode in wanted:
+        found.setdefault(token, mode)
+    return found
+
+
 class Subscriptions:
     """Instruments by connection. `max_connections` and `overflow` are the settings of these names."""
 
     def __init__(self, max_connections: int, overflow: Overflow = "refuse") -> None:
         self.all: dict[int, Subscription] = {}
+        self.who_is: Callable[[int], Identity | None] = lambda _: None  # asked of each token that is new
         self.mirroring = False
         self.failed_over: set[int] = set()  # homes that others record for
         self.by_hand: set[int] = set()  # of these, until somebody asks for the failback
@@ -86,6 +101,7 @@ class Subscriptions:
         self._carried: dict[int, Instruments] = {c: {} for c in CONNECTIONS}  # for homes that have failed over
         self._carriers: dict[int, int] = {}  # token -> connection, of those
         self._carriers_of: dict[int, set[int]] = {}  # the same by home
+        self._by_symbol: dict[str, int] | None = None  # made when it is asked for
         self._evicted: set[int] = set()  # had a place that others need more, and their home is unfit
 
     # Questions.
@@ -198,6 +214,12 @@ class Subscriptions:
         """Return these, which have one mode, as what has just been subscribed."""
         return Changed(list(tokens), self._homes_of(tokens), self.all[tokens[0]].mode if tokens else None)
 
+    def named(self, symbol: str) -> int | None:
+        """Return the token of what is subscribed and has this symbol, whatever the case."""
+        if self._by_symbol is None:
+            self._by_symbol = {known.identity.symbol.upper(): t for t, known in self.all.items() if known.identity}
+        return self._by_symbol.get(symbol.upper())
+
     # Requests.
 
     def subscribe(self, tokens: Iterable[int], mode: Mode, now: str, connection_id: int | None = None) -> Changed:
@@ -211,6 +233,14 @@ class Subscriptions:
             for token, place in places:
                 self._put(token, Subscription(place, mode, now))
         return Changed(unique, self._homes_of(unique), mode, repeats)
+
+    def subscribe_possible(self, tokens: Iterable[int], mode: Mode, now: str) -> tuple[Changed, list[Refusal]]:
+        """Subscribe those of the instruments that are not subscribed yet and for which there is room."""
+        new = [token for token in dict.fromkeys(tokens) if token not in self.all]
+        target = self.connection_for(mode)
+        room = sum(self.available(place) for place in (target, self._other(target)) if place)
+        changed = self.subscribe(new[:room], mode, now)
+        return changed, [Refusal(token, f"connection {target} is full") for token in new[room:]]
 
     def unsubscribe(self, tokens: Iterable[int], *, ignore_unknown: bool = False) -> Changed:
         """Unsubscribe instruments."""
@@ -326,11 +356,21 @@ class Subscriptions:
                 self._put(token, Subscription(place, mode, now))
         return refusals
 
-    def take_universe(self, universe: Universe, now: str) -> list[Refusal]:
-        """Subscribe what the configuration wants."""
-        primary = [token for token in universe.primary if isinstance(token, int)]
-        secondary = [token for token in universe.secondary if isinstance(token, int)]
-        return self.take(primary, "quote", now) + self.take(secondary, "full", now)
+    def take_wanted(self, wanted: Wanted, now: str) -> list[Refusal]:
+        """Subscribe what the configuration wants, as far as possible."""
+        in_turn = dict.fromkeys(mode for _, mode in wanted)
+        return [
+            refusal
+            for mode in in_turn
+            for refusal in self.take([token for token, wished in wanted if wished == mode], mode, now)
+        ]
+
+    def identify(self, identities: Mapping[int, Identity]) -> None:
+        """Take note of who these tokens are."""
+        for token, identity in identities.items():
+            if token in self.all:
+                self.all[token].identity = identity
+        self._by_symbol = None
 
     def resume(
         self,
@@ -415,10 +455,14 @@ class Subscriptions:
         return chain(homes.items(), carried.items(), again)
 
     def _put(self, token: int, subscription: Subscription) -> None:
+        if subscription.identity is None:
+            subscription.identity = self.who_is(token)
+        self._by_symbol = None
         self.all[token] = subscription
         self._homes[subscription.connection_id][token] = subscription.mode
 
     def _remove(self, token: int) -> None:
+        self._by_symbol = None
         del self._homes[self.all.pop(token).connection_id][token]
         for leaving in self.leaving.values():
             leaving.pop(token, None)

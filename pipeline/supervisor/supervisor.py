@@ -41,10 +41,12 @@ from pipeline.supervisor.control import Method, answer
 from pipeline.supervisor.desk import Desk
 from pipeline.supervisor.guard import CHECK_S, Guard
 from pipeline.supervisor.history import History, logged
+from pipeline.supervisor.lists import Lists
 from pipeline.supervisor.messages import START_S
 from pipeline.supervisor.notify import Notifier
 from pipeline.supervisor.orders import Orders
 from pipeline.supervisor.resume import last_saved, subscribe
+from pipeline.supervisor.roster import Roster
 from pipeline.supervisor.rows import Row
 from pipeline.supervisor.saved import FILE_NAME, SavedFile, on_wire, relieved, snapshot
 from pipeline.supervisor.subscriptions import Subscriptions
@@ -87,6 +89,7 @@ class Supervisor:
         self._fresh = fresh
         self._now = Calendar(config.storage.timezone).now
         self._subscriptions = Subscriptions(config.kite.max_connections, config.universe.overflow)
+        self._roster = Roster(config, self._subscriptions, clock=self._now, log_event=self._log_event)
         self._background: set[asyncio.Task[None]] = set()
         self._misheard = 0
         self._stop = asyncio.Event()
@@ -122,7 +125,17 @@ class Supervisor:
             on_wire(last) if last else None,
             relieved(last) if last else None,
         )
-        subscribe(self._subscriptions, None if self._fresh else last, self._config, self._history, self._timestamp())
+        saved = None if self._fresh else last
+        self._lists = Lists(
+            self._config,
+            simulated=self._simulate,
+            clock=self._now,
+            use=lambda listing: self._roster.use(listing, self._desk, self._history),
+            log_event=self._log_event,
+        )
+        wanted = self._roster.begin(saved, self._lists.first())
+        now = self._timestamp()
+        subscribe(self._subscriptions, saved, self._config, wanted, history=self._history, now=now)
         self._desk = Desk(
             self._subscriptions,
             self._orders,
@@ -130,11 +143,20 @@ class Supervisor:
             clock=self._timestamp,
             state=self._state,
             save=self._saved.save,
+            tokens=self._roster.tokens,
         )
         self._guard = Guard(self._config, self._subscriptions, self._desk, self._children, self._log_event)
 
     def _snapshot(self) -> bytes:
-        return snapshot(self._subscriptions, self._config, simulated=self._simulate, unheard=self._orders.unheard())
+        return snapshot(
+            self._subscriptions,
+            self._config,
+            simulated=self._simulate,
+            wanted=self._roster.wanted,
+            selected=self._roster.selected,
+            expired=self._roster.expired,
+            unheard=self._orders.unheard(),
+        )
 
     async def run(self, duration_s: float | None) -> Summary:
         """Record until a signal, a `shutdown` request, or the end of `duration_s`."""
@@ -174,16 +196,18 @@ class Supervisor:
         ]
         renewing = asyncio.create_task(self._renew())
         compacting = asyncio.create_task(Compaction(self._config, self._log_event).run())
+        listing = asyncio.create_task(self._lists.run())
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         renewing.cancel()
         compacting.cancel()
+        listing.cancel()
         self._guard.stop()
         for task in done:
             task.result()  # a task that ended by itself has failed
         notifier_ends = asyncio.create_task(self._notifier.end())
         summary = await self._end()
         await notifier_ends
-        tasks += [compacting, *self._background]
+        tasks += [compacting, listing, *self._background]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)  # nobody waits on a socket when it is closed
@@ -219,6 +243,7 @@ class Supervisor:
             self._children.add(role.HTTP, HTTP_MODULE)
         workers = dict.fromkeys(map(role.worker_role, CONNECTIONS), WORKER_MODULE)
         self._children.end_unwanted(workers | {role.SIMULATOR: SIMULATOR_MODULE, role.HTTP: HTTP_MODULE})
+        self._roster.start(self._desk, self._history)
         self._desk.tell_workers()
         self._in_background(self._remember())
 
@@ -314,6 +339,7 @@ class Supervisor:
                 self._config = self._config.with_stored(stored)
                 hide(*self._config.secrets)
                 self._children.use(self._config)
+                self._lists.use_credentials(self._config)
             self._look(time.monotonic())
             await asyncio.sleep(CHECK_S)
         await asyncio.Event().wait()  # what ends now is meant to
@@ -323,6 +349,7 @@ class Supervisor:
         if now_s >= self._sample_due_s:
             self._sample_due_s = now_s + 1.0
             self._board.sample(now_s)
+            self._roster.look(self._desk, self._history)
         view = self._view()
         health = view.health
         is_starting = self._health == "starting" and health.status != "healthy" and health.uptime_seconds < START_S
@@ -382,6 +409,7 @@ class Supervisor:
             time.monotonic(),
             subscription_requests=self._history.count,
             unsaved=self._saved.fault,
+            unresolved=self._roster.reasons,
         )
 
     def _methods(self) -> dict[str, Method]:
@@ -399,7 +427,8 @@ class Supervisor:
             return self._view().overview(self._bulletin.after(params.after))
 
         def instrument(params: InstrumentParams) -> Row:
-            found = self._board.rows.one(params.token)
+            token = self._roster.tokens([params.token])[0]
+            found = self._board.rows.one(token)
             if found is None:
                 raise NotSubscribedError(
                     f"not subscribed: {params.token}; mds instruments lists what is", {"unknown": [params.token]}

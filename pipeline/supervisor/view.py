@@ -1,7 +1,7 @@
 """What is known at one moment, as the status models; each part is made when it is asked for, and once."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from typing import Any
 
@@ -16,7 +16,10 @@ ROLES_SHOWN = (SUPERVISOR, WRITER, *(worker_role(c) for c in CONNECTIONS), HTTP,
 
 
 class View:
-    """What the board knows at one moment; `unsaved` is why the subscriptions are not on disk, if they are not."""
+    """What the board knows at one moment; `unsaved` is why the subscriptions are not on disk, if they are not.
+
+    `unresolved` is why not all that the settings name is recorded.
+    """
 
     def __init__(
         self,
@@ -27,6 +30,7 @@ class View:
         *,
         subscription_requests: int = 0,
         unsaved: str = "",
+        unresolved: Sequence[str] = (),
     ) -> None:
         self._board = board
         self._children = children
@@ -34,6 +38,7 @@ class View:
         self._now_s = now_s
         self._subscription_requests = subscription_requests
         self._unsaved = unsaved
+        self._unresolved = unresolved
 
     @property
     def status(self) -> dict[str, Any]:
@@ -61,7 +66,14 @@ class View:
     @cached_property
     def health(self) -> HealthResponse:
         """Is it recording."""
-        return self._board.health(self.connections, self.storage, self.processes, self._now_s, self._unsaved)
+        return self._board.health(
+            self.connections,
+            self.storage,
+            self.processes,
+            self._now_s,
+            unsaved=self._unsaved,
+            unresolved=self._unresolved,
+        )
 
     @cached_property
     def connections(self) -> dict[str, ConnectionStatus]:

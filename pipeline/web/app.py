@@ -5,14 +5,14 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import SkipJsonSchema
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
 
 from pipeline import __version__, answers
-from pipeline.config import Config, Mode
-from pipeline.errors import ControlError, NotRunningError, NotSubscribedError
+from pipeline.config import Config, Mode, Word
+from pipeline.errors import ControlError, NotRunningError, NotSubscribedError, UnknownSymbolError
 from pipeline.requests import MAX_PAGE, FindParams
 from pipeline.status import (
     ConnectionStatus,
@@ -32,6 +32,7 @@ ABOUT = """What the recorder does, read-only. Times are ISO 8601 with offset. Al
 most a second old. What goes wrong is answered with `{"detail": "..."}`."""
 
 _None = SkipJsonSchema[None]  # of a parameter that is not given; "null" cannot be
+MAX_DIGITS = 20  # of a number that is worth reading
 SHOWN_CHARS, SHOWN_PROBLEMS = 100, 5  # of what a request has wrong
 
 
@@ -70,8 +71,8 @@ class Wanted(BaseModel):
     mode: Mode | _None = None
     stale: bool | _None = Field(None, description="Only those that have not ticked for `stale_s`, or only the others.")
     stale_s: float = Field(60.0, ge=0, le=86_400 * 365)
-    search: Annotated[str, Field(min_length=1, max_length=20)] | _None = Field(
-        None, description="Is part of the token."
+    search: Annotated[str, Field(min_length=1, max_length=64)] | _None = Field(
+        None, description="Is part of the token or the symbol."
     )
     offset: int = Field(0, ge=0, le=1_000_000)
     limit: int = Field(FindParams().limit, ge=1, le=MAX_PAGE)
@@ -92,6 +93,11 @@ def create(config: Config, source: Source, hub: Hub, page: Page) -> FastAPI:
     if config.http.token.get_secret_value():
         _ask_for_token(app)
     return app
+
+
+def _as_word(text: str) -> int | str:
+    """Return what a part of a path means: digits are a token."""
+    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS else text
 
 
 class _Paths:
@@ -144,8 +150,8 @@ class _Paths:
         found = await self._source.ask(lambda client: client.find_instruments(connection_id=connection_id, **given))
         return _json(found)
 
-    async def instrument(self, token: Annotated[int, Path(gt=0, lt=2**32)]) -> Response:
-        """Return one subscribed instrument."""
+    async def instrument(self, token: Annotated[Word, Path(), BeforeValidator(_as_word)]) -> Response:
+        """Return one subscribed instrument, by its token or its symbol."""
         return _json(await self._source.ask(lambda client: client.instrument(token)))
 
     async def storage(self) -> Response:
@@ -264,14 +270,15 @@ def _add_errors(app: FastAPI) -> None:
         return refuse(503, str(error))
 
     @app.exception_handler(NotSubscribedError)
-    async def unknown(_: Request, error: NotSubscribedError) -> Response:
+    @app.exception_handler(UnknownSymbolError)
+    async def unknown(_: Request, error: ControlError) -> Response:
         return refuse(404, str(error))
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:
         found: dict[str, str] = {}
         for problem in error.errors():  # of a value that may be several things, what is wrong with it as the first
-            found.setdefault(str(problem["loc"][1])[:SHOWN_CHARS], problem["msg"])
+            found.setdefault(str(problem["loc"][1])[:SHOWN_CHARS], problem["msg"].removeprefix("Value error, "))
         return refuse(422, "; ".join(f"{name}: {message}" for name, message in list(found.items())[:SHOWN_PROBLEMS]))
 
     @app.exception_handler(HTTPException)

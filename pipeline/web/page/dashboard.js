@@ -682,14 +682,15 @@ const instruments = {
   },
 
   put({ total, offset, instruments: found }) {
-    const classes = ["number", "number", "", "number", "number", "number"];
+    const classes = ["number", "", "number", "", "number", "number", "number"];
     putRows(byId("instruments").tBodies[0], found, classes, (cells, each) => {
       put(cells[0], String(each.instrument_token));
-      put(cells[1], `${each.connection_id}${each.mirrored ? " + 3" : ""}`);
-      put(cells[2], each.mode);
-      put(cells[3], each.last_price === null ? "–" : prices.format(each.last_price));
-      put(cells[4], whole.format(each.tick_count));
-      put(cells[5], each.tick_age_s === null ? "never" : FORMS.duration(each.tick_age_s));
+      put(cells[1], each.symbol ?? "–");
+      put(cells[2], `${each.connection_id}${each.mirrored ? " + 3" : ""}`);
+      put(cells[3], each.mode);
+      put(cells[4], each.last_price === null ? "–" : prices.format(each.last_price));
+      put(cells[5], whole.format(each.tick_count));
+      put(cells[6], each.tick_age_s === null ? "never" : FORMS.duration(each.tick_age_s));
     });
     const end = offset + found.length;
     const range = `${whole.format(offset + 1)} to ${whole.format(end)} of ${whole.format(total)}`;
