@@ -10,8 +10,8 @@
 
 The file is laid over `[universe]`: it holds the state, and as tokens what the configuration wanted when it was written,
 whose words and rules may mean others today. What the configuration has gained, lost or changed since then wins over the
-file; for all else the file holds. A run with the simulator and one with Kite know nothing of each other: the file of the
-other kind waits under its own name.
+file; for all else the file holds. A run with the simulator and one with Kite know nothing of each other: the file of
+the other kind waits under its own name.
 """
 
 import asyncio
