@@ -18,7 +18,8 @@ its place again by these endings, so their order is part of the format. In betwe
       gap                   instruments: [token, ...], from (null: not known), to, cause; gap_epoch?, first_seq?,
                             last_seq? where ticks that had a number are lost. Causes: closed, silent, refused, failed,
                             suspended, spool full, no room (others had to be carried instead); since the epoch before
-                            stopped, killed, spool lost; spool damaged
+                            stopped, killed, spool lost; spool damaged; opened late (the service was not up, or asleep,
+                            when the clock should have opened connections)
       reject                received, offset, reason, raw (hex): bytes of a frame that are no packet
       order_update          data
       kite_error            data
@@ -40,6 +41,8 @@ its place again by these endings, so their order is part of the format. In betwe
       instruments_failed    reason, refused: it could not be fetched
       expired               instruments: [token, ...], symbols: [text, ...]: they trade no more, and are unsubscribed
       token_changed         symbol, from_token, to_token: the list of a new day has it under another token
+      market_closed         until (null: not to be seen): connections are closed, market.disconnect has passed
+      market_opened         until (null: not to be seen): connections are opened, market.connect has passed
       subscriptions_damaged file, error, kept_in
       compacted             date, ticks, bytes (of the JSONL), parquet_bytes, bad_lines: the day is there as Parquet
       compact_failed        date (null: of no day), reason

@@ -6,17 +6,20 @@ An interruption is open from the moment something ended the flow; it closes with
 has been subscribed again. Where several things happen in between, the first one is the cause. An instrument misses what
 lies between the interruption, or the moment it was wanted if that is later, and the end, or the moment it was no
 longer wanted here or another connection had it, if that is earlier. What another connection keeps until this one covers
-it is that one's to miss. A connection without instruments misses nothing.
+it is that one's to miss. A connection without instruments misses nothing, and none misses anything in a rest: a time in
+which the clock has all connections closed.
 """
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from types import MappingProxyType
 from typing import NamedTuple
 
+from pipeline.days import NS_PER_S
 from pipeline.epoch import Predecessor
 
 NOTHING: Mapping[int, int] = MappingProxyType({})
 _CAUSES = {"clean": "stopped", "killed": "killed", "unknown": "spool lost"}
+LATE_NS = 5 * NS_PER_S  # after a rest, until what should be recorded counts as missed: orders take a moment
 
 
 class Gap(NamedTuple):
@@ -37,6 +40,7 @@ class GapTracker:
         self._wanted: frozenset[int] | None = None  # None: nobody has said yet
         self._late: dict[int, int] = {}  # wanted only since this time, within the interruption
         self._held: frozenset[int] = frozenset()  # by another connection, until this one covers them
+        self._rests: Sequence[tuple[int, int]] = ()
         self._cause: str | None = None
         self._from_ns = 0
         had_instruments = predecessor.last_recv_ns > 0 or predecessor.end == "unknown"
@@ -95,6 +99,8 @@ class GapTracker:
         relieved: Mapping[int, int] = NOTHING,
         held: Collection[int] = (),
         missing: Mapping[int, int] = NOTHING,
+        due: Mapping[int, int] = NOTHING,
+        rests: Sequence[tuple[int, int]] = (),
         down_by: str | None = None,
     ) -> list[Gap]:
         """Follow a new set of instruments; return what those that are gone have missed.
@@ -102,13 +108,16 @@ class GapTracker:
         The first one of an epoch comes with what the epoch `before` had, None if nobody knows. `relieved` tells of
         instruments since when another connection has recorded them, even if it does no longer and they are wanted here
         again: the rest is that one's to miss. `held` tells of new ones that another keeps until they are `taken`, and
-        `missing` of those that nobody records since a time. `down_by` is why the connection is down, if it is: new
-        instruments miss what comes until it is not.
+        `missing` of those that nobody records since a time. What is `due` should be recorded since a time at which a
+        rest was over, unless it is. `rests` are the latest ones; without any, those that were told before hold.
+        `down_by` is why the connection is down, if it is: new instruments miss what comes until it is not.
         """
         is_first = self._wanted is None
         had = frozenset(before or ()) if self._wanted is None else self._wanted
         is_unknown = is_first and before is None
         self._wanted = frozenset(wanted)
+        self._rests = rests or self._rests
+        due = {t: since for t, since in due.items() if t in self._wanted and (is_first or not had)}
         gaps = []
         gone = had - self._wanted - self._held
         if self._cause is None:
@@ -125,9 +134,13 @@ class GapTracker:
             for token in gone:
                 self._late.pop(token, None)
             if not is_unknown:
-                self._late.update(dict.fromkeys(self._wanted - had, now_ns))
+                late = {t: max(due[t], self._from_ns) if t in due else now_ns for t in self._wanted - had}
+                self._late.update(late)
         new = self._wanted if is_first else self._wanted - had
         self._held = (self._held | new.intersection(held)) & self._wanted
+        if self._cause is None and any(now_ns - since > LATE_NS for since in due.values()):
+            self._cause, self._from_ns = "opened late", min(due.values())
+            self._late.update({t: due.get(t, now_ns) for t in self._wanted})
         if not self._wanted:
             self._end()
         elif not had:
@@ -179,6 +192,20 @@ class GapTracker:
             spans.setdefault((self._late.get(token, self._from_ns), to_ns), []).append(token)
         # The clock may have been set back.
         return [
-            Gap(self._cause, from_ns, max(from_ns, to_ns), sorted(tokens))
+            Gap(self._cause, *part, sorted(tokens))
             for (from_ns, to_ns), tokens in sorted(spans.items())
+            for part in _outside(self._rests, from_ns, max(from_ns, to_ns))
         ]
+
+
+def _outside(rests: Sequence[tuple[int, int]], from_ns: int, to_ns: int) -> list[tuple[int, int]]:
+    """Return the parts of a time that lie in no rest; these are in order."""
+    parts = []
+    for begin_ns, end_ns in rests if from_ns else ():  # 0: nobody knows since when
+        if begin_ns < to_ns and from_ns < end_ns:
+            if from_ns < begin_ns:
+                parts.append((from_ns, begin_ns))
+            from_ns = end_ns
+            if from_ns >= to_ns:
+                return parts
+    return [*parts, (from_ns, to_ns)]

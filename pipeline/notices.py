@@ -72,6 +72,9 @@ def _text(event: str, details: Mapping[str, Any]) -> str:
         return f"{details['process']} was running already, and is adopted"
     if event == "process_died" and details.get("given_up"):
         return f"{details['process']} has died too often, and is given up: mds restart {details['process']}"
+    if event in ("market_closed", "market_opened"):
+        until = f" until {details['until'][:16].replace('T', ' ')}" if details.get("until") else ""
+        return f"connections are {event.removeprefix('market_')} by the clock{until}"
     known = _TEXTS.get(event)
     return known.format_map(details) if known else event
 

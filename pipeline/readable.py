@@ -1,7 +1,10 @@
 """Figures as people read them, and the line that tells how the service does. Pure."""
 
-from pipeline.status import Overview
+from datetime import datetime, timedelta
 
+from pipeline.status import HealthResponse, Overview
+
+_WEEK = timedelta(days=6)  # in which the name of a day tells which
 MINUTE_S, HOUR_S, DAY_S = 60, 3600, 86_400
 _SECONDS_MAX, _MINUTES_MAX, _HOURS_MAX = 100, 100, 48  # a larger number is told in the next unit
 
@@ -54,6 +57,7 @@ def line(overview: Overview) -> str:
         f"{metrics.ticks_per_second:,.0f} ticks/s",
         f"lag {milliseconds(metrics.lag_ms)}",
         ago(health.tick_age_s),
+        *filter(None, [market(health)]),
     )
     told = "; ".join([", ".join(figures), *health.reasons])
     return printable(f"{moment(health.timestamp)} {health.status}: {told}")
@@ -67,6 +71,25 @@ def absence(timestamp: str, why: str) -> str:
 def moment(timestamp: str) -> str:
     """Return date and time to the second."""
     return timestamp[:19].replace("T", " ")
+
+
+def when(timestamp: str, now: str) -> str:
+    """Return a time to come: `15:30`, `Mon 09:15`, `2025-10-20 09:15`."""
+    try:
+        then = datetime.fromisoformat(timestamp)
+        days = then.date() - datetime.fromisoformat(now).date()
+    except ValueError:  # who tells it has another version
+        return printable(timestamp)
+    if not timedelta() <= days <= _WEEK:
+        return f"{then:%Y-%m-%d %H:%M}"
+    return f"{then:%H:%M}" if not days else f"{then:%a %H:%M}"
+
+
+def market(health: HealthResponse) -> str:
+    """Return whether what is subscribed trades, and until when; empty where that is not known, or for ever."""
+    until = f" until {when(health.market_until, health.timestamp)}" if health.market_until else ""
+    trades = f"market {health.market}{until}" if health.market == "closed" or until else ""
+    return ", ".join(filter(None, (trades, printable(health.resting))))
 
 
 def clock(timestamp: str | None) -> str:

@@ -88,7 +88,10 @@ class HealthResponse(_Model):
     kite_connected: bool
     last_tick_time: str | None
     tick_age_s: float | None
-    data_fresh: bool  # a tick within the last five seconds; a closed market has none
+    data_fresh: bool  # a tick within the last five seconds, or nothing that is subscribed trades now
+    market: Literal["open", "closed", "unknown"]  # of what is subscribed; open: a part of it trades
+    market_until: str | None  # the next change of this; None: not to be seen
+    resting: str  # when connections open again, in words, while the clock has them closed
     ticks_per_second: float
 
 

@@ -186,7 +186,8 @@ class Order(NamedTuple):
 
     To the first one that it hears belong the tokens that its predecessor had `before`, and since which receive time
     another connection has recorded those that are `relieved`. Others keep what is `held` until it is covered here.
-    What is `missing` nobody records since that time.
+    What is `missing` nobody records since that time. `rests` are times in which nothing was to be recorded, and what is
+    `due` should be recorded since the time that is given, unless this worker has it.
     """
 
     service: str
@@ -199,6 +200,8 @@ class Order(NamedTuple):
     relieved: Mapping[int, int] = MappingProxyType({})
     held: tuple[int, ...] = ()
     missing: Mapping[int, int] = MappingProxyType({})
+    due: Mapping[int, int] = MappingProxyType({})
+    rests: tuple[tuple[int, int], ...] = ()
 
 
 def encode_order(order: Order) -> bytes:
@@ -214,6 +217,8 @@ def encode_order(order: Order) -> bytes:
         "relieved": list(order.relieved.items()),
         "held": order.held,
         "missing": list(order.missing.items()),
+        "due": list(order.due.items()),
+        "rests": order.rests,
     }
     return orjson.dumps(message)
 
@@ -236,6 +241,8 @@ def decode_order(data: bytes) -> Order:
         dict(message.relieved),
         tuple(message.held),
         dict(message.missing),
+        dict(message.due),
+        tuple(message.rests),
     )
 
 
@@ -258,6 +265,8 @@ class _OrderMessage(msgspec.Struct):
     relieved: list[tuple[int, int]]
     held: list[int] = []
     missing: list[tuple[int, int]] = []
+    due: list[tuple[int, int]] = []
+    rests: list[tuple[int, int]] = []
 
 
 _ORDERS = msgspec.json.Decoder(_OrderMessage)

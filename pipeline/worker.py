@@ -311,6 +311,8 @@ class Worker:
         self._report()
 
     def _want(self, wanted: dict[int, Mode], order: Order) -> None:
+        if not self._wanted:
+            self._uplink.clock.suspended_ns()  # what it has slept through with nothing to record is no loss
         gaps = self._gaps.want(
             wanted,
             self._uplink.clock.now_ns(),
@@ -318,6 +320,8 @@ class Worker:
             relieved=order.relieved,
             held=order.held,
             missing=order.missing,
+            due=order.due,
+            rests=order.rests,
             down_by=self._state.cause if self._state.state in ("waiting", "unauthorised") else None,
         )
         self._logbook.gaps(gaps)

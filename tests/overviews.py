@@ -28,6 +28,9 @@ def an_overview(*notices: Notice, **health: Any) -> Overview:
                 "last_tick_time": T0,
                 "tick_age_s": 0.5,
                 "data_fresh": True,
+                "market": "unknown",
+                "market_until": None,
+                "resting": "",
                 "ticks_per_second": 20.0,
                 **health,
             }

@@ -4,14 +4,16 @@ import time
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import orjson
 import pytest
 
-from pipeline.config import Config
+from pipeline.config import Config, Market
+from pipeline.market import Almanac, Hours
 from pipeline.requests import FindParams
 from pipeline.status import InstrumentPage, Status
-from pipeline.supervisor.board import Board
+from pipeline.supervisor.board import OPENING_S, Board
 from pipeline.supervisor.children import Child
 from pipeline.supervisor.health import LAG_TICKS
 from pipeline.supervisor.policy import Restarts
@@ -440,3 +442,101 @@ def test_what_a_dead_worker_should_record_is_being_missed():
     assert connection.gap_open
     assert connection.tick_rate_1s == 0.0
     assert 0 < connection.tick_rate < 1000
+
+
+# Market hours.
+
+
+def with_hours(service: Service, **settings: Any) -> Service:
+    """Let the service know its hours: trading from 09:15 to 15:30 on each weekday."""
+    almanac = Almanac({}, T0.date(), T0.date() - timedelta(days=1))
+    service.board.hours = Hours(Market(**settings), ZoneInfo("Asia/Kolkata"), almanac)
+    return service
+
+
+def test_a_closed_market_has_no_ticks():
+    """Nothing is stale then, and it is said until when."""
+    service = with_hours(Service(primary=[1 << 8 | 1], secondary=[]))
+    service.offset_s = 8 * 3600.0
+    service.all_is_well()
+    service.now_s += 3600
+    service.all_is_well()
+    health = service.status().health
+    assert (health.status, health.data_fresh, health.market) == ("healthy", True, "closed")
+    assert health.market_until == "2025-10-02T09:15:00+05:30"
+
+
+def test_what_is_subscribed_decides():
+    """A commodity trades in the evening."""
+    service = with_hours(Service(primary=[1 << 8 | 1, 1 << 8 | 7]))
+    service.offset_s = 8 * 3600.0
+    assert (service.status().health.market, service.status().health.data_fresh) == ("open", False)
+
+
+def test_a_live_connection_without_ticks():
+    """In an open market it is named, when it has been so for long enough; the other one is not to blame."""
+    service = with_hours(Service(primary=[1 << 8 | 1], secondary=[2 << 8 | 1]))
+    service.all_is_well()
+    for _ in range(6):
+        service.now_s += 10
+        service.all_is_well()
+        service.worker(2, tick_age_s=0.0, last_tick_time=T0.isoformat())
+        before = service.status().health.status if service.now_s < 160 else "healthy"
+        assert before == "healthy"
+    health = service.status().health
+    assert (health.status, health.reasons) == (
+        "degraded",
+        ["connection 1 is live and has had no tick for 60 s, though the market is open"],
+    )
+
+
+@pytest.mark.parametrize(
+    ("settings", "offset_s", "changes"),
+    [
+        ({"stale_s": 0}, 0, {}),
+        ({}, 8 * 3600, {}),  # in the evening
+        ({}, -120, {}),  # it opens within this time
+        ({}, 0, {"tick_age_s": 5.0}),
+        ({}, 0, {"live_since": "lately"}),
+        ({}, 0, {"confirmed": 1}),
+        ({}, 0, {"epoch": 2}),
+        ({}, 0, {"state": "connecting"}),
+    ],
+)
+def test_no_reason_to_miss_ticks(settings, offset_s, changes):
+    """Nobody asks, the market is closed or has just opened, or the connection is live, or has these, only since."""
+    service = with_hours(Service(primary=[1 << 8 | 1], secondary=[]), **settings)
+    service.board._config = Config(market=Market(**settings))
+    service.offset_s = float(offset_s)
+    service.all_is_well()
+    service.now_s += 150
+    service.all_is_well()
+    service.worker(1, **changes)
+    assert "no tick" not in str(service.status().health.reasons)
+
+
+def test_while_the_clock_has_connections_closed():
+    """That they are is no fault, even of one whose process is gone; it is said until when."""
+    service = with_hours(Service())
+    service.all_is_well(state="idle")
+    service.subscriptions.rest(on=True)
+    service.board.resting = "connections are closed until Thu 08:55"
+    service.children["worker-2"].state, service.children["worker-2"].pid = "restarting", None
+    status = service.status()
+    assert status.health.reasons == ["worker-2 is restarting"]
+    assert (status.health.resting, status.connections["1"].reason) == (service.board.resting,) * 2
+    assert [c.gap_open for c in status.connections.values()] == [False, False, False]
+    assert status.connections["1"].subscribed_instruments == 2
+
+
+def test_connections_that_have_just_been_opened():
+    """They have a moment to be live; one that cannot connect is uncovered at once, and so are they after that."""
+    service = with_hours(Service())
+    service.all_is_well(state="connecting")
+    service.board.opened_s = service.now_s
+    assert service.status().health.status == "healthy"
+    service.worker(1, state="down", reason="HTTP 503")
+    assert service.status().health.reasons == ["connection 1 (primary) is down, HTTP 503: 2 instruments uncovered"]
+    service.now_s += OPENING_S
+    service.all_is_well(state="connecting")
+    assert service.status().health.status == "down"

@@ -137,6 +137,9 @@ def an_overview(*reasons: str, status: str = "healthy", notices: tuple[Notice, .
             last_tick_time=TIME,
             tick_age_s=0.1,
             data_fresh=True,
+            market="unknown",
+            market_until=None,
+            resting="",
             ticks_per_second=2468.0,
         ),
         connections={

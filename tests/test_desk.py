@@ -56,6 +56,7 @@ class Workers:
         self.kept_open = dict.fromkeys(CONNECTIONS, False)
         self.held: dict[int, set[int]] = {c: set() for c in CONNECTIONS}
         self.relieved = []
+        self.expected = {}
         self.heard = []
 
     def tell(self, connection_id, wanted, *, keep_open=False, again=(), held=()):
@@ -84,6 +85,10 @@ class Workers:
     def covers(self, connection_id, token):
         """Tell whether the test has said that all is covered."""
         return token in self.told[connection_id] and self.covering[connection_id] == self.versions[connection_id]
+
+    def expect(self, connection_id, since):
+        """Keep what was handed on."""
+        self.expected[connection_id] = since
 
     def relieve(self, connection_id, tokens, by):
         """Keep what was handed on."""
@@ -670,5 +675,66 @@ def test_the_history_tells_who_asked_for_what():
         ]
         (latest,) = office.latest(1)
         assert (latest.timestamp, latest.connections) == (NOW, {"2": 1})
+
+    run(scene)
+
+
+# While the clock has connections closed.
+
+UNTIL = "connections are closed until Mon 08:55"
+
+
+def test_a_rest_closes_all_and_keeps_all():
+    """Workers are told to want nothing and to keep nothing open; afterwards they are told all again."""
+
+    async def scene():
+        office = Office()
+        await office.subscribe([1, 2])
+        office.desk.keep_open({3})
+        office.desk.rest(UNTIL, ((1, 2),))
+        assert office.workers.told == {1: {}, 2: {}, 3: {}}
+        assert not any(office.workers.kept_open.values())
+        await turns()
+        assert office.saved[-1] == ({1, 2}, set())
+        office.desk.open(((1, 2),), {1: {1: 2, 2: 2}})
+        assert office.workers.told[1].keys() == {1, 2}
+        assert office.workers.kept_open[3]
+        assert office.workers.expected == {1: {1: 2, 2: 2}}
+
+    run(scene)
+
+
+def test_requests_meanwhile_are_answered_at_once():
+    """What is subscribed waits for the clock, which is said; what is unsubscribed waits for nothing."""
+
+    async def scene():
+        office = Office()
+        await office.subscribe([1, 2])
+        office.desk.rest(UNTIL, ())
+        office.states = dict.fromkeys(CONNECTIONS, ("idle", UNTIL))
+        subscribed = answer(await office.ask(SubscribeParams(tokens=[3], mode="full")))
+        assert (subscribed.confirmed, subscribed.saved, pending(subscribed)) == (False, True, [(2, UNTIL)])
+        moved = answer(await office.ask(SetModeParams(tokens=[1], mode="full")))
+        assert pending(moved) == [(2, UNTIL)]
+        gone = answer(await office.ask(UnsubscribeParams(tokens=[1, 2])))
+        assert (gone.confirmed, gone.pending) == (True, [])
+        assert office.workers.told == {1: {}, 2: {}, 3: {}}
+        office.desk.open((), {})
+        assert office.workers.told == {1: {}, 2: {3: "full"}, 3: {}}
+
+    run(scene)
+
+
+def test_there_is_nothing_to_fail_over_meanwhile():
+    """It is refused, with the reason."""
+
+    async def scene():
+        office = Office()
+        await office.subscribe([1, 2])
+        office.desk.rest(UNTIL, ())
+        task = await office.ask(FailoverParams(connection_id=1))
+        with pytest.raises(RequestRefusedError, match=UNTIL):
+            answer(task)
+        assert answer(await office.ask(FailbackParams())).instruments == []
 
     run(scene)

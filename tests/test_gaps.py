@@ -6,9 +6,11 @@ Instruments are named by small numbers; those of the histories want 7 and 8 all 
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from pipeline.epoch import Predecessor
-from pipeline.gaps import Gap, GapTracker
+from pipeline.gaps import LATE_NS, Gap, GapTracker
 from pipeline.wire import Mark
 
 FIRST = Predecessor("none")
@@ -238,3 +240,76 @@ def test_a_connection_that_is_down_misses_what_is_wanted_from_now_on():
     tracker.want((), 800)
     assert tracker.want((9,), 5000, down_by="refused") == []
     assert tracker.closed(5200) == [Gap("refused", 5000, 5200, [9])]
+
+
+# Times in which nothing was to be recorded.
+
+REST = (1_000, 2_000)
+LATE = LATE_NS + 1
+
+
+def killed_at(last_recv_ns: int) -> Predecessor:
+    return Predecessor("killed", 1, Mark(5, 1), last_recv_ns)
+
+
+def test_a_rest_is_no_gap():
+    """What ended before a rest and goes on after it is missed before and after, and not within."""
+    tracker = GapTracker(killed_at(500))
+    tracker.want((7, 8), 2_500, before=(7, 8), rests=[(0, 100), REST])
+    assert tracker.closed(2_600) == [Gap("killed", 500, 1_000, [7, 8]), Gap("killed", 2_000, 2_600, [7, 8])]
+
+
+def test_what_lies_within_a_rest_is_no_gap():
+    """Who begins within it, and is told to want nothing, has missed what came before, if that was outside."""
+    within = GapTracker(killed_at(1_100))
+    assert within.want((), 1_500, before=(7,), rests=[REST]) == []
+    before = GapTracker(killed_at(900))
+    assert before.want((), 1_500, before=(7,), rests=[REST]) == [Gap("killed", 900, 1_000, [7])]
+
+
+def test_who_is_up_late_has_missed_since_it_was_due():
+    """Instruments that should be recorded since a rest was over were missed since, by who had nothing until then."""
+    fresh, idle = GapTracker(FIRST), GapTracker(FIRST)
+    idle.want((), 0)
+    for tracker in (fresh, idle):
+        tracker.want((7, 8), 2_000 + LATE, due={7: 2_000, 9: 2_000}, rests=[REST])
+        assert tracker.closed(3_000 + LATE) == [
+            Gap("opened late", 2_000, 3_000 + LATE, [7]),
+            Gap("opened late", 2_000 + LATE, 3_000 + LATE, [8]),
+        ]
+
+
+def test_who_is_up_in_time_has_missed_nothing():
+    """Orders take a moment; and who has instruments already knows better what it missed."""
+    tracker = GapTracker(FIRST)
+    tracker.want((7,), 2_000 + LATE_NS, due={7: 2_000}, rests=[REST])
+    assert not tracker.is_open
+    recording = running()
+    recording.want((7, 8), 2_000 + LATE, due={7: 2_000, 8: 2_000}, rests=[REST])
+    assert not recording.is_open
+
+
+def test_who_died_after_the_rest_has_missed_since_it_died():
+    """It had been up in time, whatever is known of that."""
+    tracker = GapTracker(killed_at(2_100))
+    tracker.want((7,), 2_000 + LATE, before=(), due={7: 2_000}, rests=[REST])
+    assert tracker.closed(3_000 + LATE) == [Gap("killed", 2_100, 3_000 + LATE, [7])]
+
+
+@given(
+    st.lists(st.integers(0, 40), max_size=8, unique=True).map(sorted),
+    st.integers(0, 40),
+    st.integers(0, 40),
+)
+def test_what_is_missed_is_what_lies_in_no_rest(edges, begin, length):
+    """Moment by moment."""
+    rests = list(zip(edges[::2], edges[1::2], strict=False))
+    tracker = GapTracker(killed_at(begin + 1))
+    tracker.want((7,), begin + 1, before=(7,), rests=rests)
+    gaps = tracker.closed(begin + 1 + length)
+    missed = {moment for gap in gaps for moment in range(gap.from_ns, gap.to_ns)}
+    assert missed == {
+        moment
+        for moment in range(begin + 1, begin + 1 + length)
+        if not any(opens <= moment < closes for opens, closes in rests)
+    }

@@ -34,6 +34,7 @@ def facts(connections=None, storage=None, processes=None, **others):
         "failed_over": frozenset(),
         "writer_answers": True,
         "uncommitted_s": 0.0,
+        "quiet": {},
         "unsaved": "",
         "unresolved": [],
     }
@@ -93,6 +94,14 @@ TABLE = {
         {"connections": {2: DOWN | {"gap_open": True}}, "uncovered": {2: 7}},
         "down",
         ["connection 2 (secondary) is down, HTTP 503: 7 instruments uncovered"],
+    ),
+    "a connection is quiet though the market is open": (
+        {"quiet": {2: 65.4, 1: 3700.0}},
+        "degraded",
+        [
+            "connection 1 is live and has had no tick for 62 min, though the market is open",
+            "connection 2 is live and has had no tick for 65 s, though the market is open",
+        ],
     ),
     "the writer pauses": (
         {"storage": {"state": "paused", "reason": "the disk is full"}},

@@ -636,3 +636,18 @@ class Road(RuleBasedStateMachine):
 
 TestRoad = Road.TestCase
 TestRoad.settings = settings(max_examples=120, stateful_step_count=40, deadline=None, report_multiple_bugs=False)
+
+
+def test_what_is_due_is_told_until_it_is_heard(house):
+    """A worker that is not there learns later since when it should have recorded; once it knows, it is told no more."""
+    house.orders.tell(1, {})
+    house.orders.rests = ((1, 2),)
+    house.orders.expect(1, {5: 2, 6: 2})
+    house.orders.tell(1, {5: "quote"})
+    house.sent.clear()
+    house.worker = SimulatedWorker(1, house.reports)
+    house.worker._report()
+    order = house.deliver({5: "quote"})[-1]
+    assert (order.due, order.rests) == ({5: 2}, ((1, 2),))
+    house.orders.tell(1, {5: "quote", 7: "quote"})
+    assert [order.due for order in house.deliver({5: "quote", 7: "quote"})] == [{}]

@@ -202,3 +202,10 @@ def test_promtool(overview):
         timeout=30,
     )
     assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+@pytest.mark.parametrize(("market", "value"), [("open", 1.0), ("closed", 0.0), ("unknown", None)])
+def test_the_market(market, value):
+    """It is open or not; where nobody knows there is no sample."""
+    samples, _ = read(prometheus.text(an_overview(market=market)))
+    assert samples.get(("mds_market_open",)) == value

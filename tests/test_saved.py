@@ -5,7 +5,7 @@ import json
 import logging
 import threading
 from contextlib import suppress
-from datetime import date
+from datetime import date, time
 from unittest import mock
 
 import orjson
@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.config import CONNECTIONS, Config, Kite, Universe
+from pipeline.config import CONNECTIONS, Config, Kite, Market, Universe
 from pipeline.errors import RequestRefusedError
 from pipeline.instruments.roll import Identity
 from pipeline.supervisor import saved as module
@@ -23,6 +23,7 @@ from pipeline.supervisor.saved import (
     DamagedError,
     SavedFile,
     Selected,
+    assigned,
     on_wire,
     read,
     relieved,
@@ -30,6 +31,7 @@ from pipeline.supervisor.saved import (
     set_aside,
     snapshot,
     take_turns,
+    window,
 )
 from pipeline.supervisor.subscriptions import MODES, Refusal, Subscriptions
 from pipeline.supervisor.subscriptions import modes as by_token
@@ -205,6 +207,8 @@ def test_the_file_is_what_it_says():
         "format": 1,
         "simulated": True,
         "max_connections": 3,
+        "resting": False,
+        "window": [],
         "universe": {"quote": [1, 2], "full": [3]},
         "mirror": False,
         "failed_over": [],
@@ -734,3 +738,35 @@ def test_a_failed_write_does_not_pass_for_one_that_waits(disk, monkeypatch, capl
     asyncio.run(main())
     assert disk.written == [[0, 1]]
     assert "No space left on device" in caplog.text
+
+
+def test_who_rests_has_nothing(path):
+    """While connections are closed by the clock none has anything, but who has not heard of it yet."""
+    subscriptions = Subscriptions(3)
+    subscriptions.subscribe([1, 2], "quote", BEFORE)
+    subscriptions.subscribe([3], "full", BEFORE)
+    subscriptions.rest(on=True)
+    path.write_bytes(saving(subscriptions, unheard={2: ([3], {3: 77})}))
+    saved = read(path)
+    assert saved is not None
+    assert (saved.resting, on_wire(saved), assigned(saved)) == (True, {2: [3]}, {1: [1, 2], 2: [3]})
+    assert known(restored(path)[0]) == known(subscriptions)
+
+
+def test_the_window_is_saved(path):
+    """With another one what was planned until now is not known."""
+    market = Market(connect=time(8, 55), disconnect=time(15, 35))
+    there = config().model_copy(update={"market": market})
+    path.write_bytes(snapshot(Subscriptions(3), there, simulated=False, wanted={}))
+    saved = read(path)
+    assert saved is not None
+    assert saved.window == window(there) != window(config()) == []
+
+
+def test_a_file_of_the_version_before(path):
+    """It knew no rests."""
+    content = json.loads(saving(Subscriptions(3)))
+    path.write_text(json.dumps({key: value for key, value in content.items() if key not in ("resting", "window")}))
+    saved = read(path)
+    assert saved is not None
+    assert (saved.resting, saved.window) == (False, [])

@@ -821,6 +821,16 @@ class Requests(RuleBasedStateMachine):
         assert self.covered <= set().union(*self.live.values())
 
     @invariant()
+    def counts(self):
+        """What is kept up to date for those who ask often is what counting would find."""
+        assert list(self.real.never_ticked) == [token for token, k in self.real.all.items() if not k.tick_count]
+        assert self.real.segments == {token & 0xFF for token in self.real.all}
+        for connection_id in CONNECTIONS:
+            of = self.real.of(connection_id)
+            assert set(self.real.segments_of(connection_id)) == {token & 0xFF for token in of}
+            assert self.real.number_of(connection_id) == len(of)
+
+    @invariant()
     def uncovered(self):
         """Counted set by set it is what it is instrument by instrument, whichever connections are live."""
         holders = {c: [self.real.holders(token) for token in self.real.of(c)] for c in CONNECTIONS}
@@ -897,3 +907,35 @@ class Requests(RuleBasedStateMachine):
 
 TestRequests = Requests.TestCase
 TestRequests.settings = settings(max_examples=300, stateful_step_count=40, deadline=None, report_multiple_bugs=False)
+
+
+def test_while_it_rests_nothing_is_wanted():
+    """Who is subscribed where stays, and can be changed; nobody waits for another place, and nothing is uncovered."""
+    real = Subscriptions(3)
+    real.subscribe([1, 2, 3], "quote", NOW)
+    for connection_id in CONNECTIONS:
+        real.wanted(connection_id)
+    real.set_mode([1], "full", NOW)
+    assert real.wanted(1).keys() == {1, 2, 3}
+    real.rest(on=True)
+    real.subscribe([4], "quote", NOW)
+    real.set_mode([2], "full", NOW)
+    real.unsubscribe([3])
+    assert [real.wanted(c) for c in CONNECTIONS] == [{}, {}, {}]
+    assert [real.held_for(c) | real.held_back(c) for c in CONNECTIONS] == [set(), set(), set()]
+    assert real.uncovered(()) == {}
+    assert [real.number_of(c) for c in CONNECTIONS] == [1, 2, 0]
+    real.rest(on=False)
+    assert [real.wanted(c) for c in CONNECTIONS] == [{4: "quote"}, {1: "full", 2: "full"}, {}]
+    assert real.uncovered(()) == {1: 1, 2: 2}
+
+
+def test_a_failover_outlasts_a_rest():
+    """Others go on to record for a connection that had failed over before."""
+    real = Subscriptions(3)
+    real.subscribe([1, 2], "quote", NOW)
+    real.failover(1)
+    real.rest(on=True)
+    assert [real.wanted(c) for c in CONNECTIONS] == [{}, {}, {}]
+    real.rest(on=False)
+    assert [real.wanted(c) for c in CONNECTIONS] == [{}, {}, {1: "quote", 2: "quote"}]

@@ -149,6 +149,8 @@ ORDERS = st.builds(
     st.dictionaries(TOKENS, COUNTS, max_size=6),
     SOME_TOKENS.map(tuple),
     st.dictionaries(TOKENS, COUNTS, max_size=6),
+    st.dictionaries(TOKENS, COUNTS, max_size=6),
+    st.lists(st.tuples(COUNTS, COUNTS), max_size=3).map(tuple),
 )
 
 
@@ -167,12 +169,15 @@ def test_instruments_are_grouped_by_mode(instruments):
     }
 
 
+NEWER = ("held", "missing", "due", "rests")  # parts of an order
+
+
 def test_an_order_of_an_older_version_is_read():
-    """A supervisor of the version before knew nothing of what is held."""
-    order = Order("s", 2, 1, {5: "full"}, [6], True, [7], {8: 9}, (5,), {5: 3})
+    """Supervisors of earlier versions knew nothing of what is held, missing or due."""
+    order = Order("s", 2, 1, {5: "full"}, [6], True, [7], {8: 9}, (5,), {5: 3}, {5: 2}, ((0, 1), (1, 2)))
     assert decode_order(encode_order(order)) == order
-    older = {key: value for key, value in orjson.loads(encode_order(order)).items() if key not in ("held", "missing")}
-    assert decode_order(orjson.dumps(older)) == order._replace(held=(), missing={})
+    older = {key: value for key, value in orjson.loads(encode_order(order)).items() if key not in NEWER}
+    assert decode_order(orjson.dumps(older)) == order._replace(held=(), missing={}, due={}, rests=())
 
 
 def test_an_order_of_everything_is_small():

@@ -121,6 +121,7 @@ def _health(health: HealthResponse, metrics: Metrics, columns: int) -> Iterator[
         readable.clock(health.timestamp),
         f"{metrics.ticks_per_second:,.0f} ticks/s",
         readable.ago(health.tick_age_s),
+        *filter(None, [readable.market(health)]),
         readable.counted(health.total_subscribed_instruments, "instrument"),
         *never,
         f"lag {metrics.total_ticks_pending:,} ticks, {readable.milliseconds(metrics.lag_ms)}",

@@ -135,6 +135,7 @@ def _show_health(console: Console, answer: HealthResponse) -> None:
         readable.counted(answer.total_subscribed_instruments, "instrument"),
         f"{answer.ticks_per_second:,.0f} ticks/s",
         readable.ago(answer.tick_age_s),
+        *filter(None, [readable.market(answer)]),
         f"up {readable.span(answer.uptime_seconds)}",
     )
     console.print(coloured(answer.status) + f": {', '.join(figures)}", highlight=False, soft_wrap=True)

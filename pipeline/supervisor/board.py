@@ -3,16 +3,18 @@
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
-from itertools import pairwise
+from itertools import islice, pairwise
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from pipeline.config import CONNECTIONS, Config
 from pipeline.events import SUPERVISOR_ID
 from pipeline.files import tick_file_name
+from pipeline.market import Hours, Outlook
 from pipeline.role import HTTP, SUPERVISOR, WRITER, worker_role
 from pipeline.status import ConnectionStatus, HealthResponse, Metrics, Process, Series, Storage
 from pipeline.supervisor.children import Child
-from pipeline.supervisor.health import Facts, judge
+from pipeline.supervisor.health import TO_OPEN, Facts, judge
 from pipeline.supervisor.rates import STALE_S
 from pipeline.supervisor.reports import RATE_S, WorkerReports, WriterReports
 from pipeline.supervisor.rows import Rows
@@ -23,6 +25,8 @@ FRESH_S = 5.0  # a tick within so long: data is flowing
 QUIET_S = 1.0  # a worker tells twice a second how it does
 NEVER_TICKED = 100  # so many are named
 SERIES_S = 300  # kept, one figure a second
+OPENING_S = 5.0  # for connections that the clock has let open, until they should be live
+OPENING = (*TO_OPEN, "connecting")  # states of these
 
 
 class Board:
@@ -33,6 +37,9 @@ class Board:
     ) -> None:
         self._config = config
         self.rows = Rows(subscriptions, clock)
+        self.hours = Hours(config.market, ZoneInfo(config.storage.timezone))
+        self.resting = ""  # when connections open again, in words, while the clock has them closed
+        self.opened_s = -OPENING_S  # when they did for the last time; monotonic
         self._subscriptions = subscriptions
         self._clock = clock
         self._started = clock()
@@ -160,6 +167,8 @@ class Board:
         if now_s - known.heard_s > STALE_S:
             return "down", "its process does not answer"
         said: str = known.message["state"]
+        if said == "idle" and self.resting:
+            return "standby" if connection_id == TERTIARY else said, self.resting
         return "standby" if said == "idle" and connection_id == TERTIARY else said, known.message["reason"]
 
     def connection(self, connection_id: int, children: Mapping[str, Child], now_s: float) -> ConnectionStatus:
@@ -200,7 +209,7 @@ class Board:
             reconnects=known.tally["reconnects"],
             restarts=child.restarts.count if child else 0,
             gaps=known.tally["gaps"],
-            gap_open=instruments > 0 if is_gone else message.get("gap_open", False),
+            gap_open=instruments > 0 and not self.resting if is_gone else message.get("gap_open", False),
             spool_bytes=message.get("spool_bytes", 0),
         )
 
@@ -246,20 +255,22 @@ class Board:
     ) -> HealthResponse:
         """Tell whether everything is being recorded, and if not, why."""
         now = self._clock()
+        outlook = self.hours.outlook(now, self._subscriptions.segments)
         state, reasons = judge(
             Facts(
                 connections=connections,
                 storage=storage,
                 processes=processes,
-                uncovered=self.uncovered(connections),
-                failed_over=frozenset(self._subscriptions.failed_over),
+                uncovered=self.uncovered(connections, now_s),
+                failed_over=frozenset(self._subscriptions.failed_over if not self.resting else ()),
                 writer_answers=now_s - self._writer.heard_s <= STALE_S,
                 uncommitted_s=now_s - self._committed_s if self._pending and self._committed_s is not None else 0.0,
+                quiet=self._quiet(connections, outlook, now, now_s),
                 unsaved=unsaved,
                 unresolved=unresolved,
             )
         )
-        never = [token for token, known in self._subscriptions.all.items() if not known.tick_count]
+        never = self._subscriptions.never_ticked
         last_ticks = [c.last_tick_time for c in connections.values() if c.last_tick_time]
         last_tick_time = max(last_ticks, default=None)
         age_s = min((c.tick_age_s for c in connections.values() if c.tick_age_s is not None), default=None)
@@ -274,11 +285,14 @@ class Board:
             total_connections=self._config.kite.max_connections,
             total_subscribed_instruments=len(self._subscriptions.all),
             never_ticked=len(never),
-            never_ticked_instruments=never[:NEVER_TICKED],
+            never_ticked_instruments=list(islice(never, NEVER_TICKED)),
             kite_connected=active > 0,
             last_tick_time=last_tick_time,
             tick_age_s=age_s,
-            data_fresh=age_s is not None and age_s < FRESH_S,
+            data_fresh=(age_s is not None and age_s < FRESH_S) or outlook.state == "closed",
+            market=outlook.state,
+            market_until=outlook.until and outlook.until.isoformat(),
+            resting=self.resting,
             ticks_per_second=round(sum(c.tick_rate for c in connections.values()), 1),
         )
 
@@ -318,9 +332,31 @@ class Board:
             subscription_requests=subscription_requests,
         )
 
-    def uncovered(self, connections: Mapping[str, ConnectionStatus]) -> dict[int, int]:
-        """Return how many instruments of each connection no live one has."""
-        return self._subscriptions.uncovered({c.connection_id for c in connections.values() if c.active})
+    def uncovered(self, connections: Mapping[str, ConnectionStatus], now_s: float) -> dict[int, int]:
+        """Return how many instruments of each connection no live one has; those that just open have a moment."""
+        found = self._subscriptions.uncovered({c.connection_id for c in connections.values() if c.active})
+        if found and now_s - self.opened_s < OPENING_S:
+            found = {c: count for c, count in found.items() if connections[str(c)].state not in OPENING}
+        return found
+
+    def _quiet(
+        self, connections: Mapping[str, ConnectionStatus], outlook: Outlook, now: datetime, now_s: float
+    ) -> dict[int, float]:
+        """Return which live connections have had no tick for too long while something that they record trades."""
+        stale_s = self._config.market.stale_s
+        if outlook.state != "open" or not stale_s:
+            return {}
+        quiet = {}
+        for c in connections.values():
+            if c.active and c.subscribed_instruments:
+                known = self._connections[c.connection_id]
+                own = self.hours.outlook(now, self._subscriptions.segments_of(c.connection_id))
+                if own.state == "open":
+                    open_s = (now - own.since).total_seconds() if own.since else now_s - self._started_s
+                    quiet_s = min(open_s, now_s - max(known.subscribed_s, known.last_tick_s or 0.0))
+                    if quiet_s >= stale_s:
+                        quiet[c.connection_id] = quiet_s
+        return quiet
 
     def process(self, name: str, children: Mapping[str, Child], own_pid: int) -> Process:
         """Return what is known of a process."""

@@ -67,6 +67,7 @@ class Desk:
         self._tokens = tokens
         self._news = asyncio.Event()
         self._kept_open: set[int] = set()
+        self._resting = ""  # when connections open again, in words, while the clock has them closed
         self._unsaved: Counter[int] = Counter()  # instruments of changes that are not on disk yet
         self._saving: set[asyncio.Task[bool]] = set()
 
@@ -91,7 +92,8 @@ class Desk:
         has been heard.
         """
         for token in self._subscriptions.take_evicted():
-            self._orders.miss(self._subscriptions.all[token].connection_id, [token], time.time_ns())
+            if not self._resting:
+                self._orders.miss(self._subscriptions.all[token].connection_id, [token], time.time_ns())
         arrived: dict[int, set[int]] = {c: set() for c in CONNECTIONS}
         for token in moved:
             if place := self._subscriptions.carrier(token):
@@ -102,7 +104,7 @@ class Desk:
             if self._orders.tell(
                 c,
                 self._subscriptions.wanted(c),
-                keep_open=c in self._kept_open,
+                keep_open=c in self._kept_open and not self._resting,
                 again=arrived[c],
                 held=self._subscriptions.held_for(c),
             )
@@ -113,6 +115,29 @@ class Desk:
         if connections != self._kept_open:
             self._kept_open = connections
             self.tell_workers()
+
+    def rest(self, until: str, rests: tuple[tuple[int, int], ...]) -> None:
+        """Have all connections closed in order, because of the clock; `until` says for people when they open again.
+
+        `rests` are the latest times in which they should be closed, in ns. Who is subscribed where stays.
+        """
+        self._resting, self._orders.rests = until, rests
+        self._subscriptions.rest(on=True)
+        self._tell_and_save()
+
+    def open(self, rests: tuple[tuple[int, int], ...], due: Mapping[int, Mapping[int, int]]) -> None:
+        """Let connections open; `due` are by connection the instruments that should be recorded since a time, in ns."""
+        self._resting, self._orders.rests = "", rests
+        self._subscriptions.rest(on=False)
+        for connection_id, since in due.items():
+            self._orders.expect(connection_id, since)
+        self._tell_and_save()
+
+    def _tell_and_save(self) -> None:
+        self.tell_workers()
+        saving = asyncio.create_task(self._save())
+        self._saving.add(saving)
+        saving.add_done_callback(self._saving.discard)
 
     def lose(self, connection_id: int) -> None:
         """Take note that a worker has ended."""
@@ -216,9 +241,12 @@ class Desk:
         return await self._change(action, params.by, lambda _: self._subscriptions.mirror(params.on))
 
     async def _failover(self, params: FailoverParams) -> Change:
-        return await self._change(
-            "failover", params.by, lambda _: self._subscriptions.failover(params.connection_id, by_hand=True)
-        )
+        return await self._change("failover", params.by, lambda _: self._failover_by_hand(params.connection_id))
+
+    def _failover_by_hand(self, connection_id: int) -> Changed:
+        if self._resting:
+            raise RequestRefusedError(f"no connection is open, there is nothing to fail over; {self._resting}")
+        return self._subscriptions.failover(connection_id, by_hand=True)
 
     async def _failback(self, params: FailbackParams) -> Change:
         return await self._change("failback", params.by, lambda _: self._subscriptions.failback(params.connection_id))
@@ -240,6 +268,9 @@ class Desk:
         changed, orders, saving = self.change(action, by, lambda: change(tokens), tokens=tokens, mode=mode)
         give_up_at = asyncio.get_running_loop().time() + CONFIRM_S
         pending = await self._confirm(orders, set(changed.instruments), give_up_at)
+        if self._resting:
+            places = {place for token in changed.instruments if (place := self._subscriptions.carrier(token))}
+            pending = [Pending(connection_id=c, reason=self._resting) for c in sorted(places)]
         try:
             async with asyncio.timeout_at(give_up_at):
                 saved = await asyncio.shield(saving)
@@ -275,11 +306,8 @@ class Desk:
         if gone:
             for (old, new), tokens in gone.items():
                 self._orders.relieve(old, tokens, by=new)
-            self.tell_workers()
+            self._tell_and_save()
             self._spread_news()
-            saving = asyncio.create_task(self._save())
-            self._saving.add(saving)
-            saving.add_done_callback(self._saving.discard)
 
     def _spread_news(self) -> None:
         self._news.set()

@@ -163,7 +163,7 @@ class Guard:
 
     def _act(self) -> None:
         """Do what the policy asks for, and what that leads to."""
-        if self._is_stopped:
+        if self._is_stopped or self._subscriptions.resting:
             return
         now_s = time.monotonic()
         for action in self._policy.actions(self._situation(), now_s):
@@ -201,7 +201,7 @@ class Guard:
         )
 
     def _does_its_work(self, connection_id: int) -> bool:
-        is_needed = connection_id in self._subscriptions.homes
+        is_needed = connection_id in self._subscriptions.homes and not self._subscriptions.resting
         return self._is_live(connection_id) or (not is_needed and self._policy.state(connection_id) in RESTING)
 
     def _is_live(self, connection_id: int) -> bool:

@@ -31,6 +31,7 @@ class Facts(NamedTuple):
     failed_over: frozenset[int]
     writer_answers: bool
     uncommitted_s: float  # something waits to be committed, and nothing was for so long
+    quiet: Mapping[int, float]  # live connections without a tick for so many seconds, which is too long
     unsaved: str  # why the subscriptions are not on disk, if they are not
     unresolved: Sequence[str]  # why not all that the settings name is recorded
 
@@ -75,6 +76,7 @@ def _endangered(facts: Facts) -> Iterator[str]:
     if pending > LAG_TICKS or lag_ms > LAG_MS:
         yield f"{pending:,} ticks are received and not yet durable, the oldest for {lag_ms / 1000:.1f} s"
     yield from _nearly_full(facts.storage)
+    yield from _quiet(facts)
     for name, process in facts.processes.items():
         if name == HTTP:  # who only looks on costs recording nothing
             continue
@@ -92,6 +94,12 @@ def _endangered(facts: Facts) -> Iterator[str]:
     for connection_id in sorted(facts.failed_over):
         outcome = "others are to record its instruments" if facts.uncovered else "others record its instruments"
         yield f"connection {connection_id} has failed over, {outcome}"
+
+
+def _quiet(facts: Facts) -> Iterator[str]:
+    for connection_id, quiet_s in sorted(facts.quiet.items()):
+        how_long = readable.span(quiet_s)
+        yield f"connection {connection_id} is live and has had no tick for {how_long}, though the market is open"
 
 
 def _nearly_full(storage: Storage) -> Iterator[str]:

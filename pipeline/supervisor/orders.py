@@ -29,6 +29,7 @@ class _Worker:
     relieved: dict[int, int] = field(default_factory=dict)  # token -> not its to miss since; not acknowledged yet
     missing: dict[int, int] = field(default_factory=dict)  # token -> recorded by nobody since; not acknowledged yet
     untold: set[int] = field(default_factory=set)  # of these: what no order has told yet
+    due: dict[int, int] = field(default_factory=dict)  # token -> to be recorded since; not acknowledged yet
     unheard_since_s: float | None = None  # the oldest order that is not acknowledged
 
     heard: int = 0  # the last order that it has taken
@@ -55,6 +56,7 @@ class Orders:
         self._service = service
         self._send = send
         self._clock = clock
+        self.rests: tuple[tuple[int, int], ...] = ()  # the latest times in which nothing was to be recorded, in ns
         self._workers = {c: _Worker(had=None if before is None else before.get(c, ())) for c in CONNECTIONS}
         for connection_id, since in (relieved or {}).items():
             self._workers[connection_id].relieved = dict(since)
@@ -109,7 +111,7 @@ class Orders:
         now_s = self._clock()
         worker.is_parting = status.get("parting", False)
         if worker.heard == worker.version:
-            worker.unheard_since_s, worker.missing = None, {}
+            worker.unheard_since_s, worker.missing, worker.due = None, {}, {}
             if worker.is_parting:
                 worker.had = {*(worker.had or ()), *worker.told}
             else:
@@ -164,6 +166,10 @@ class Orders:
         worker.missing.update(dict.fromkeys(tokens, since_ns))
         worker.untold.update(tokens)
 
+    def expect(self, connection_id: int, since: Mapping[int, int]) -> None:
+        """Remember for the next order since when these should be recorded, as far as they are not."""
+        self._workers[connection_id].due = dict(since)
+
     def _tell_all(self, connection_id: int, wanted: Instruments, held: Collection[int]) -> None:
         worker = self._workers[connection_id]
         worker.versions, worker.unheard_since_s = {}, None
@@ -198,5 +204,7 @@ class Orders:
             worker.relieved,
             tuple(token for token in changed if token in held),
             {token: since_ns for token, since_ns in worker.missing.items() if token in wanted},
+            {token: since_ns for token, since_ns in worker.due.items() if token in wanted},
+            self.rests,
         )
         self._send(connection_id, encode_order(order))

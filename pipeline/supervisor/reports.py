@@ -24,6 +24,7 @@ class WorkerReports:
     tally: Tally = field(default_factory=Tally)
     last_tick_time: str | None = None
     last_tick_s: float | None = None  # monotonic: the wall clock may be set
+    subscribed_s: float = 0.0  # when it began to be live with as many instruments as it has; monotonic
     counted_at_first: int = 0  # before the service started, by a process that was adopted
     epochs: set[int] = field(default_factory=set)  # of which tick_count counts all ticks
 
@@ -48,6 +49,8 @@ class WorkerReports:
             self.counted_before = self.counted_until(message)
             self.epoch = message["epoch"]
         self.epochs.add(message["epoch"])
+        if any(message[name] != self.message.get(name) for name in ("epoch", "live_since", "confirmed")):
+            self.subscribed_s = now_s
         self.message, self.heard_s = message, now_s
         if is_first or now_s <= started_s:  # what was said while nobody listened comes first
             self.counted_at_first = self.tick_count

@@ -1,7 +1,8 @@
 """What was subscribed, in `run/subscriptions.json`: the next `mds run` goes on with it.
 
-    {"format": 1, "simulated", "max_connections", "universe": {mode: [token, ...]}, "mirror",
-     "failed_over": [connection, ...], "by_hand": [connection, ...], "subscribed": [group, ...],
+    {"format": 1, "simulated", "max_connections", "resting", "window": [time, time],
+     "universe": {mode: [token, ...]}, "mirror", "failed_over": [connection, ...], "by_hand": [connection, ...],
+     "subscribed": [group, ...],
      "carried": [{"connection_id", "tokens"}, ...], "leaving": [group, ...], "waiting": [token, ...],
      "unheard": [{"connection_id", "tokens", "relieved": [[token, ns], ...]}, ...],
      "identities": {token: [symbol, expiry or null]}, "selected": {"day", "tokens": {mode: [token, ...]}},
@@ -93,6 +94,8 @@ class Saved(_Model):
     format: Literal[1] = 1
     simulated: bool
     max_connections: int
+    resting: bool = False  # the clock had all connections closed
+    window: list[str] = []  # market.connect and market.disconnect, where these are set
     universe: dict[Mode, list[Token]]
     mirror: bool
     failed_over: list[ConnectionId]
@@ -170,6 +173,8 @@ def snapshot(
         "format": 1,
         "simulated": simulated,
         "max_connections": config.kite.max_connections,
+        "resting": subscriptions.resting,
+        "window": window(config),
         "universe": by_mode(wanted),
         "mirror": subscriptions.mirroring,
         "failed_over": sorted(subscriptions.failed_over),
@@ -203,6 +208,12 @@ def snapshot(
     return orjson.dumps(content)
 
 
+def window(config: Config) -> list[str]:
+    """Return from when until when connections are open, as it is saved; empty: always."""
+    edges = (config.market.connect, config.market.disconnect)
+    return [edge.isoformat() for edge in edges if edge is not None]
+
+
 def _in_common(known: Subscription) -> tuple[int, Mode, str]:
     return known.connection_id, known.mode, known.subscribed_at
 
@@ -234,6 +245,12 @@ def restore(subscriptions: Subscriptions, saved: Saved, wanted: Mapping[int, Mod
 
 def on_wire(saved: Saved) -> dict[int, list[int]]:
     """Return what each connection had to record, as far as the file tells."""
+    had = {} if saved.resting else assigned(saved)
+    return had | {worker.connection_id: worker.tokens for worker in saved.unheard}
+
+
+def assigned(saved: Saved) -> dict[int, list[int]]:
+    """Return the same, had it not been resting."""
     had: dict[int, list[int]] = {}
     carriers = {token: group.connection_id for group in saved.carried for token in group.tokens}
     for group in saved.subscribed:
@@ -244,7 +261,7 @@ def on_wire(saved: Saved) -> dict[int, list[int]]:
                 had.setdefault(TERTIARY, []).append(token)
     for group in saved.leaving:
         had.setdefault(group.connection_id, []).extend(group.tokens)
-    return had | {worker.connection_id: worker.tokens for worker in saved.unheard}
+    return had
 
 
 def relieved(saved: Saved) -> dict[int, dict[int, int]]:

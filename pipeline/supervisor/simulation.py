@@ -31,7 +31,8 @@ def with_simulator(config: Config) -> Config:
         "api_url": f"http://{host}:{port}",
         "access_token_file": config.runtime.run_dir / TOKEN_FILE,  # the user's own is not for the simulator
     }
-    changed = config.with_changes(kite=kite, simulator={"port": port}, universe=universe)
+    market = {"calendar": "", "connect": None, "disconnect": None}  # it trades day and night
+    changed = config.with_changes(kite=kite, simulator={"port": port}, universe=universe, market=market)
     return changed.model_copy(update={"api_key": SecretStr(CREDENTIAL), "access_token": SecretStr(CREDENTIAL)})
 
 

@@ -5,7 +5,8 @@ mode, unless the request says otherwise. With fewer connections to use, the prim
 also records it; of a connection that has failed over, the spare does (connection 3), and others with free room.
 
 Make before break: an instrument that moves stays where it was until its new place covers it. `wanted` is what a
-connection should have on the wire, such leftovers included; `of` is what it has to do for good.
+connection should have on the wire, such leftovers included; `of` is what it has to do for good. While it all rests
+nothing is wanted, and nothing else is different.
 
 A request is carried out as a whole, or refused as a whole with one of `errors.RequestRefusedError`.
 """
@@ -88,6 +89,8 @@ class Subscriptions:
         self.all: dict[int, Subscription] = {}
         self.who_is: Callable[[int], Identity | None] = lambda _: None  # asked of each token that is new
         self.mirroring = False
+        self.resting = False  # the clock has all connections closed
+        self.never_ticked: dict[int, None] = {}  # of all, in their order
         self.failed_over: set[int] = set()  # homes that others record for
         self.by_hand: set[int] = set()  # of these, until somebody asks for the failback
         self.unfit: set[int] = set()  # connections that cannot record at present, as far as anybody knows
@@ -97,6 +100,7 @@ class Subscriptions:
         self._max_connections = max_connections
         self._overflow = overflow
         self._homes: dict[int, Instruments] = {c: {} for c in CONNECTIONS}
+        self._segments: dict[int, Counter[int]] = {c: Counter() for c in CONNECTIONS}  # of these
         self._on_wire: dict[int, Instruments] = {c: {} for c in CONNECTIONS}  # what was wanted at last
         self._carried: dict[int, Instruments] = {c: {} for c in CONNECTIONS}  # for homes that have failed over
         self._carriers: dict[int, int] = {}  # token -> connection, of those
@@ -153,7 +157,7 @@ class Subscriptions:
     def uncovered(self, live: Collection[int]) -> dict[int, int]:
         """Return how many instruments of each other connection none of the `live` ones is among the `holders` of."""
         counts = {}
-        for connection_id in CONNECTIONS:
+        for connection_id in CONNECTIONS if not self.resting else ():
             if connection_id not in live:
                 tokens = set(self.of(connection_id))
                 for other in live:
@@ -171,10 +175,20 @@ class Subscriptions:
 
     def number_of(self, connection_id: int) -> int:
         """Return how many `of` has; it is asked many times a second."""
-        has_only_its_own = connection_id not in self.failed_over and not self._carried[connection_id]
-        if has_only_its_own and not (self.mirroring and connection_id == TERTIARY):
+        if self._has_only_its_own(connection_id):
             return min(len(self._homes[connection_id]), MAX_INSTRUMENTS)
         return len(self.of(connection_id))
+
+    @property
+    def segments(self) -> set[int]:
+        """The segments of all instruments; it is asked many times a second."""
+        return set().union(*self._segments.values())
+
+    def segments_of(self, connection_id: int) -> Collection[int]:
+        """Return the segments of what this connection has to record; it is asked many times a second."""
+        if self._has_only_its_own(connection_id):
+            return self._segments[connection_id].keys()
+        return {segment(token) for token in self.of(connection_id)}
 
     def wanted(self, connection_id: int) -> Instruments:
         """Return what this connection should have on the wire now, never more than Kite's limit.
@@ -182,7 +196,7 @@ class Subscriptions:
         Where something has to leave first, what was wanted before comes before what is new, and copies come last.
         """
         leaving, assigned = self.leaving[connection_id], self.of(connection_id)
-        wanted = leaving | assigned
+        wanted = leaving | assigned if not self.resting else {}
         if len(wanted) > MAX_INSTRUMENTS:
             before = self._on_wire[connection_id]
             own = self._homes[connection_id].keys() | self._carried[connection_id].keys()
@@ -281,7 +295,7 @@ class Subscriptions:
                 known = self.all[token]
                 known.mode = mode
                 if token in moving:
-                    del self._homes[home][token]
+                    self._leave_home(token, home)
                     known.connection_id = target
                 self._put(token, known)
             for token, place in places:
@@ -408,6 +422,14 @@ class Subscriptions:
         for connection_id in CONNECTIONS:
             self._on_wire[connection_id] = {t: mode for t, mode in self.of(connection_id).items() if t not in late}
 
+    def rest(self, *, on: bool) -> None:
+        """Want nothing anywhere, or what there is to record again."""
+        self.resting = on
+        if on:  # then nobody has to wait for another place any more
+            for leaving in self.leaving.values():
+                leaving.clear()
+            self._recalled.clear()
+
     def take_evicted(self) -> set[int]:
         """Return, once, what had to make room for others, and nobody records any more."""
         evicted, self._evicted = self._evicted, set()
@@ -436,6 +458,7 @@ class Subscriptions:
         for token, count, last_price, time in ticks:
             known = self.all.get(token)
             if known:  # the last ticks of one that was unsubscribed count no more
+                self.never_ticked.pop(token, None)
                 known.tick_count += count
                 known.last_price, known.last_tick_time = last_price, time
 
@@ -458,12 +481,27 @@ class Subscriptions:
         if subscription.identity is None:
             subscription.identity = self.who_is(token)
         self._by_symbol = None
+        if token not in self.all:
+            self.never_ticked[token] = None
         self.all[token] = subscription
-        self._homes[subscription.connection_id][token] = subscription.mode
+        home = self._homes[subscription.connection_id]
+        if token not in home:
+            self._segments[subscription.connection_id][segment(token)] += 1
+        home[token] = subscription.mode
+
+    def _leave_home(self, token: int, home: int) -> None:
+        del self._homes[home][token]
+        self._segments[home][segment(token)] -= 1
+        self._segments[home] += Counter()  # forgets what is zero
+
+    def _has_only_its_own(self, connection_id: int) -> bool:
+        is_exchanging = connection_id in self.failed_over or bool(self._carried[connection_id])
+        return not is_exchanging and not (self.mirroring and connection_id == TERTIARY)
 
     def _remove(self, token: int) -> None:
         self._by_symbol = None
-        del self._homes[self.all.pop(token).connection_id][token]
+        self._leave_home(token, self.all.pop(token).connection_id)
+        self.never_ticked.pop(token, None)
         for leaving in self.leaving.values():
             leaving.pop(token, None)
 
@@ -603,6 +641,11 @@ class Subscriptions:
         return RequestRefusedError(
             f"connection {connection_id} is not in use, kite.max_connections is {self._max_connections}"
         )
+
+
+def segment(token: int) -> int:
+    """Return what tells exchange and kind of an instrument (https://kite.trade/docs/connect/v3/websocket/)."""
+    return token & 0xFF
 
 
 def _not_subscribed(tokens: Sequence[int], way_out: str) -> NotSubscribedError:

@@ -44,6 +44,7 @@ from pipeline.supervisor.history import History, logged
 from pipeline.supervisor.lists import Lists
 from pipeline.supervisor.messages import START_S
 from pipeline.supervisor.notify import Notifier
+from pipeline.supervisor.opening import Opening
 from pipeline.supervisor.orders import Orders
 from pipeline.supervisor.resume import last_saved, subscribe
 from pipeline.supervisor.roster import Roster
@@ -146,6 +147,10 @@ class Supervisor:
             tokens=self._roster.tokens,
         )
         self._guard = Guard(self._config, self._subscriptions, self._desk, self._children, self._log_event)
+        self._opening = Opening(
+            self._config, self._subscriptions, self._board, self._desk, clock=self._now, log_event=self._log_event
+        )
+        self._opening.begin(last)
 
     def _snapshot(self) -> bytes:
         return snapshot(
@@ -196,18 +201,17 @@ class Supervisor:
         ]
         renewing = asyncio.create_task(self._renew())
         compacting = asyncio.create_task(Compaction(self._config, self._log_event).run())
-        listing = asyncio.create_task(self._lists.run())
+        beside = [asyncio.create_task(each) for each in (self._opening.run(), self._lists.run())]
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-        renewing.cancel()
-        compacting.cancel()
-        listing.cancel()
+        for task in (renewing, compacting, *beside):
+            task.cancel()
         self._guard.stop()
         for task in done:
             task.result()  # a task that ended by itself has failed
         notifier_ends = asyncio.create_task(self._notifier.end())
         summary = await self._end()
         await notifier_ends
-        tasks += [compacting, listing, *self._background]
+        tasks += [compacting, *beside, *self._background]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)  # nobody waits on a socket when it is closed
@@ -334,6 +338,7 @@ class Supervisor:
         token_file = TokenFile(self._config.token_file)
         while not self._stop.is_set():
             self._guard.check()
+            self._opening.check()
             stored = token_file.poll()
             if stored is not None:  # the workers look for themselves; those that are started from now on get it
                 self._config = self._config.with_stored(stored)

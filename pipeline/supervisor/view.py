@@ -106,4 +106,4 @@ class View:
     def gaps(self) -> Counter[int]:
         """What is being missed now: how many instruments of which connection."""
         open_ones = {c.connection_id: c.subscribed_instruments for c in self.connections.values() if c.gap_open}
-        return Counter(open_ones | self._board.uncovered(self.connections))
+        return Counter(open_ones | self._board.uncovered(self.connections, self._now_s))

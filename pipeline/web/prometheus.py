@@ -94,6 +94,16 @@ def _health(health: HealthResponse) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "mds_never_ticked_instruments", "Subscribed instruments that have not ticked yet.", value=health.never_ticked
     )
+    yield _market(health)
+
+
+def _market(health: HealthResponse) -> Metric:
+    market = GaugeMetricFamily(
+        "mds_market_open", "Whether something that is subscribed trades now; no sample where nobody knows.", labels=[]
+    )
+    if health.market != "unknown":
+        market.add_metric([], health.market == "open")
+    return market
 
 
 def _connections(connections: list[ConnectionStatus]) -> Iterator[Metric]:

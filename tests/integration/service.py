@@ -49,6 +49,8 @@ class Service:
             "XDG_CONFIG_HOME": str(folder / "config"),
             "MDS_RUNTIME__RUN_DIR": str(self.run_dir),
             **({} if "http" in settings else {"MDS_HTTP__LISTEN": ""}),  # many of them run side by side
+            **({} if "market" in settings else {"MDS_MARKET__CALENDAR": ""}),  # whatever the hour of the test
+            **({} if "instruments" in settings else {"MDS_INSTRUMENTS__SYNC": "false"}),
         }
 
     # Running.

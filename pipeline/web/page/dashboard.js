@@ -58,6 +58,10 @@ const FORMS = {
     return value < 48 ? `${fine(value)} h` : `${whole.format(value / 24)} d`;
   },
   time: (value) => timeOf(value),
+  market: ({ market, market_until: until, timestamp: now }) => {
+    if (market === "unknown" || (market === "open" && !until)) return "–";
+    return until ? `${market} until ${whenOf(until, now)}` : market;
+  },
 };
 const ABSENT = { age: "never", text: "" };
 
@@ -65,6 +69,14 @@ const ABSENT = { age: "never", text: "" };
 const timeOf = (stamp) => stamp.slice(11, 19);
 const dateOf = (stamp) => stamp.slice(0, 10);
 const zoneOf = (stamp) => stamp.slice(26);
+
+/** Return a time to come: "15:30", "Mon 09:15", "2025-10-20 09:15". */
+function whenOf(stamp, now) {
+  const [then, today] = [stamp, now].map((each) => new Date(`${dateOf(each)}T00:00Z`));
+  const days = (then - today) / 86400000;
+  const day = days === 0 ? "" : then.toLocaleDateString("en", { weekday: "short", timeZone: "UTC" });
+  return `${days >= 0 && days <= 6 ? day : dateOf(stamp)} ${stamp.slice(11, 16)}`.trim();
+}
 
 // What a state looks like. One that is not known here is shown as it is called.
 
@@ -371,7 +383,7 @@ function putAll() {
 function putHealth() {
   const { link, status } = known;
   const health = status?.health;
-  const none = ["Everything that is subscribed is being recorded."];
+  const none = [health?.resting ? `By the clock, ${health.resting}.` : "Everything that is subscribed is being recorded."];
   const asOf = health ? `Figures are as of ${timeOf(health.timestamp)}, when it was ${health.status}.` : "";
   const [word, look, reasons] = {
     live: () => [health.status, LOOKS[health.status], health.reasons.length ? health.reasons : none],
