@@ -108,7 +108,7 @@ def test_each_command_has_help(tmp_path, name):
     assert done.stdout.startswith(f"Usage: mds {name} ")
     assert "--config " in done.stdout
     assert "--help" in done.stdout
-    prints_data = name not in ("run", "stop", "simulate", "login", "token set")
+    prints_data = name not in ("init", "run", "stop", "simulate", "login", "token set")
     assert ("--json" in done.stdout) == prints_data
 
 
@@ -153,7 +153,7 @@ def test_wrong_usage(tmp_path, arguments):
 
 ALONE = (
     *("run", "tail", "files", "analyze", "bars", "report", "compact", "verify", "simulate", "gaps", "top"),
-    *("login", "token", "doctor"),
+    *("init", "login", "token", "doctor"),
 )
 
 

@@ -13,13 +13,16 @@ from pipeline.errors import MdsError
 from pipeline.extras import explain
 
 _SECTIONS = {
-    "Record": {
-        "run": "Record until stopped.",
-        "stop": "End the running service in order.",
+    "Begin": {
+        "init": "Write a settings file, asking for what it needs.",
     },
     "Log in": {
         "login": "Log in at Kite, for the access token of the day.",
         "token": "Store one from elsewhere; tell if it is good.",
+    },
+    "Record": {
+        "run": "Record until stopped.",
+        "stop": "End the running service in order.",
     },
     "Look": {
         "top": "Watch it, until q; a line at a time in a pipe.",
@@ -106,6 +109,12 @@ def cli() -> None:
     Try it without credentials:
       mds run --simulate --duration 10    record a made-up market for ten seconds
       mds verify                          prove that all of it is in the files
+
+    \b
+    Record the real market:
+      mds init     write a settings file: what is recorded, and where to
+      mds login    log in to Kite, once each morning
+      mds run      record until Ctrl-C
     """
 
 
