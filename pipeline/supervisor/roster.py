@@ -62,6 +62,7 @@ class Roster:
         self._spots: dict[Rule, tuple[int, float | None]] = {}  # the underlying, and its price when it was looked up
         self._applied: Mapping[int, Mode] = {}  # what was wanted last
         self._unknown: dict[str, str] = {}  # words that mean nothing, and rules that pick nothing, and why
+        self._told: dict[str, str] = {}  # of these, in the log
         self.expired: dict[str, date] = {}  # words that mean nothing any more
 
     # What is asked of it.
@@ -128,8 +129,6 @@ class Roster:
     def start(self, desk: Desk, history: History) -> None:
         """Compare what is subscribed again with the list."""
         self._renew(desk, history)
-        if self._unknown:
-            log.warning("not recorded: %s", "; ".join(self.reasons))
 
     # And on.
 
@@ -147,12 +146,19 @@ class Roster:
             self._apply(desk, history)
 
     def _renew(self, desk: Desk, history: History) -> None:
-        before = self._unknown
         self._roll(desk, history)
         self._look_up(self._subscriptions.named)
         self._select()
         self._apply(desk, history)
-        if self._unknown.keys() - before.keys():
+        self._tell_unknown()
+
+    def _tell_unknown(self) -> None:
+        if self._unknown == self._told:
+            return
+        self._told = dict(self._unknown)
+        if self._unknown and self._listing is None:
+            log.info("%d symbols and rules wait for the list of instruments", len(self._unknown))
+        elif self._unknown:
             log.warning("not recorded: %s", "; ".join(self.reasons))
 
     def _roll(self, desk: Desk, history: History) -> None:
