@@ -436,7 +436,7 @@ def _words(tokens: Iterable[int | str]) -> list[int | str]:
             words.append(_WORD.validate_python(token if isinstance(token, str) else index(token)))
         except (TypeError, ValidationError):
             raise ControlError(
-                f"{token!r} is no instrument: that is a token, a positive 32-bit integer, or a symbol like NSE:INFY"
+                f"{token!r} is no instrument token: that is a positive 32-bit integer; a symbol is written NSE:INFY"
             ) from None
     return words
 

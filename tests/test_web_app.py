@@ -196,6 +196,7 @@ def test_instruments_that_are_asked_for(query, wanted):
         ("/instruments/0", 422, "token: should be greater than 0"),
         ("/instruments/4294967296", 422, "token: should be less than 4294967296"),
         ("/instruments/99999999999", 422, "token: should be less than 4294967296"),
+        ("/instruments/abc", 422, "token: should be an integer, the token, or a symbol like NSE:INFY"),
         ("/instruments/a:b:c", 422, 'token: a symbol is written "NSE:INFY"'),
         ("/instruments/NSE:INFI", 404, "NSE:INFI is not on the list"),
         ("/instruments/7", 404, "not subscribed: 7"),

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal
 from fastapi import FastAPI, Header, Path, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 from pydantic.json_schema import SkipJsonSchema
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse
@@ -96,8 +96,20 @@ def create(config: Config, source: Source, hub: Hub, page: Page) -> FastAPI:
 
 
 def _as_word(text: str) -> int | str:
-    """Return what a part of a path means: digits are a token."""
-    return int(text) if text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS else text
+    """Return what a part of a path means. Raises ValueError."""
+    if text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS:
+        return int(text)
+    if ":" not in text:
+        raise ValueError("should be an integer, the token, or a symbol like NSE:INFY")
+    return text
+
+
+_WORD_SCHEMA = {
+    "anyOf": [
+        {"type": "integer", "minimum": 1, "maximum": 2**32 - 1},
+        {"type": "string", "pattern": "^[A-Z]{2,5}:[A-Z0-9&-]{1,40}$"},
+    ]
+}
 
 
 class _Paths:
@@ -150,7 +162,9 @@ class _Paths:
         found = await self._source.ask(lambda client: client.find_instruments(connection_id=connection_id, **given))
         return _json(found)
 
-    async def instrument(self, token: Annotated[Word, Path(), BeforeValidator(_as_word)]) -> Response:
+    async def instrument(
+        self, token: Annotated[Word, Path(), BeforeValidator(_as_word), WithJsonSchema(_WORD_SCHEMA)]
+    ) -> Response:
         """Return one subscribed instrument, by its token or its symbol."""
         return _json(await self._source.ask(lambda client: client.instrument(token)))
 
