@@ -16,7 +16,7 @@ from zoneinfo import ZoneInfo
 
 import orjson
 
-from pipeline import config, log
+from pipeline import config, log, role
 from pipeline.errors import ConfigError, MdsError
 from pipeline.market import Almanac
 
@@ -56,6 +56,7 @@ def _utc(moment: Any) -> datetime:
 def main() -> int:
     """Print the sessions of the configured calendar; return the exit code."""
     settings = config.from_child()
+    role.end_with_parent()
     log.setup(NAME, settings.secrets)
     try:
         today = datetime.now(ZoneInfo(settings.storage.timezone)).date()

@@ -5,11 +5,13 @@ the hash of the configuration that it was started with: a supervisor that comes 
 whether it is still what the configuration asks for.
 """
 
+import ctypes
 import fcntl
 import gc
 import logging
 import os
 import signal
+import sys
 import threading
 import time
 from collections.abc import Mapping
@@ -29,6 +31,7 @@ from pipeline.wire import STATUS_SOCKET
 WRITER, SUPERVISOR = events.WRITER, events.SUPERVISOR  # a process is called as the source of its events
 SIMULATOR = "simulator"
 HTTP = "http"
+PARENT_VARIABLE = "MDS_PARENT"  # of an errand: the pid of who has started it
 RELAYED = "relayed"  # the logger of lines that another process has finished already
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 EXIT_SPOOLED = 3  # a worker's exit code: ended in order, but not everything that it had spooled was stored in time
@@ -37,6 +40,7 @@ _LOCK_TRIES, _LOCK_PAUSE_S = 10, 0.02  # whoever asks who holds a lock holds it 
 _SOCKET_PATH_MAX = 107  # bytes of sun_path, less the end mark
 STARTING_S = 120.0  # a disk may hang for a while, and come back
 START_SIGN_S = 0.5
+_PR_SET_PDEATHSIG = 1  # prctl(2)
 _COLLECT_AFTER = 20_000  # objects more than have been freed
 _STATUS_BACKLOG = 1000  # messages kept for a supervisor that is busy; with none running they are dropped
 
@@ -252,6 +256,15 @@ def spare_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(_COLLECT_AFTER)
+
+
+def end_with_parent() -> None:
+    """Let an errand end with the supervisor that has started it, however that ends: it does it for nobody else."""
+    parent = os.environ.get(PARENT_VARIABLE)
+    if parent is not None:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if parent != str(os.getppid()):  # it has ended before
+            sys.exit(1)
 
 
 def _open_private(path: Path) -> int:

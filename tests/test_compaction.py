@@ -92,7 +92,7 @@ def test_what_is_done_is_told_and_done_once(tmp_path: Path, monkeypatch: pytest.
     assert house.events == [
         ("compacted", {"date": "2025-10-01", "ticks": 7, "bytes": 2800, "parquet_bytes": 70, "bad_lines": 0})
     ]
-    assert [start.split(" ", 1)[1] for start in house.starts] == ["['MDS_CHILD_CONFIG']"]
+    assert [start.split(" ", 1)[1] for start in house.starts] == ["['MDS_CHILD_CONFIG', 'MDS_PARENT']"]
 
 
 def test_late_ticks_and_another_day_start_it_again(tmp_path: Path) -> None:

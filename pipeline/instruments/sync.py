@@ -243,6 +243,7 @@ def main() -> int:
     simulated = parser.parse_args().simulated
     os.nice(_NICE)
     config = settings.from_child()
+    role.end_with_parent()
     log.setup(ROLE, config.secrets)
     day = Calendar(config.storage.timezone).now().date()
     try:

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from pipeline.config import CHILD_VARIABLE, Config
+from pipeline.role import PARENT_VARIABLE
 from pipeline.supervisor.children import log_file, without_secrets
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,7 @@ async def run(
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=log_fd,
-            env=without_secrets(os.environ) | secrets,
+            env=without_secrets(os.environ) | secrets | {PARENT_VARIABLE: str(os.getpid())},
             start_new_session=True,
             limit=_LINE_BYTES,
         )
