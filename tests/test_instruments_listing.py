@@ -211,11 +211,22 @@ def test_names_are_printable(tmp_path, caplog):
 def test_the_first_of_two_counts(tmp_path):
     """Of two with one name, and of two with one token."""
     path = tmp_path / "instruments_2025-10-01.csv"
-    path.write_text("instrument_token,exchange,tradingsymbol\n1,NSE,A\n2,NSE,a\n1,NSE,B\n3,BSE,A\n4,BSE,A\n")
+    path.write_text("instrument_token,exchange,tradingsymbol\n1,NSE,A\n2,NSE,A\n1,NSE,B\n3,BSE,A\n4,BSE,A\n")
     listed = read(path)
     assert listed.token("NSE:A") == 1
     assert listed.token("BSE:A") == 3
     assert listed.by_token(1) == listed.by_symbol("NSE:A")
+
+
+def test_symbols_that_differ_in_case_alone(tmp_path):
+    """Each is found as it is written; written otherwise, it is the first."""
+    path = tmp_path / "instruments_2025-10-01.csv"
+    path.write_text("instrument_token,exchange,tradingsymbol\n1,NSE,ABc\n2,NSE,abc\n3,BSE,ABC\n")
+    listed = read(path)
+    tokens = {word: listed.token(word) for word in ("nse:abc", "NSE:ABc", "abc", "NSE:ABC", "BSE:abc")}
+    assert tokens == {"nse:abc": 2, "NSE:ABc": 1, "abc": 2, "NSE:ABC": 1, "BSE:abc": 3}
+    with pytest.raises(SymbolError, match="on several exchanges: NSE:ABc, BSE:ABC"):
+        listed.token("Abc")
 
 
 def test_which_list_is_the_newest(tmp_path):

@@ -44,6 +44,13 @@ def test_a_token_that_is_wanted_as_somebody_else():
     assert roll({7: OLD}, LISTED, [7], TODAY) == Roll(named={7: identity(a_future(7, "NIFTY", date(2025, 11, 25)))})
 
 
+def test_two_of_one_name():
+    """The one that is subscribed is not taken for the other."""
+    listed = FakeList(a_share(11, "BOND", "BSE"), a_share(12, "BOND", "BSE"))
+    bond = Identity("BSE:BOND", None)
+    assert roll({11: bond, 12: bond}, listed, [], TODAY) == Roll()
+
+
 def nobody(_word):
     """Know nothing."""
 

@@ -139,11 +139,18 @@ def test_the_data_folder_tells_whether_it_is_due(settings):
 
 def test_the_list_of_a_simulator_does_not_tell_what_to_ask_kite_for(settings):
     """Nobody would notice that other instruments are recorded; until Kite's is there, there is none."""
-    assert usable(settings, simulated=False) is None
+    assert usable(settings, DAY, simulated=False) is None
     simulated = sync(settings, DAY, simulated=True).path
-    assert usable(settings, simulated=True) == simulated
-    assert usable(settings, simulated=False) is None
-    assert sync(settings, DAY).path == usable(settings, simulated=False) == usable(settings, simulated=True)
+    assert usable(settings, DAY, simulated=True) == simulated
+    assert usable(settings, DAY, simulated=False) is None
+    assert sync(settings, DAY).path == usable(settings, DAY, simulated=False) == usable(settings, DAY, simulated=True)
+
+
+def test_a_list_of_another_day_does_not_tell_what_symbols_mean_today(settings):
+    """One of a day to come would hide the list of every day before."""
+    path = sync(settings, DAY).path
+    path.with_name("instruments_2099-01-01.csv").write_text(LIST)
+    assert usable(settings, DAY, simulated=False) == path
 
 
 def test_a_password_in_the_url_is_not_remembered(settings):

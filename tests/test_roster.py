@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.config import Config, Universe
 from pipeline.errors import UnknownSymbolError
+from pipeline.instruments.instrument import Instrument
 from pipeline.supervisor.desk import Desk
 from pipeline.supervisor.history import History
 from pipeline.supervisor.orders import Orders
@@ -28,6 +29,20 @@ CHAIN = [*options(10_000, "NIFTY", EXPIRY, STRIKES), *options(20_000, "NIFTY", N
 LIST = FakeList(INFY, TCS, NIFTY, FUTURE, LATER, *CHAIN)
 AFTER_EXPIRY = FakeList(INFY, TCS, NIFTY, LATER, *CHAIN[len(CHAIN) // 2 :])
 RULE = "NFO:NIFTY:options:monthly:1"
+
+
+class BareList(FakeList):
+    """Knows symbols without their exchange, too."""
+
+    def __init__(self, *instruments: Instrument) -> None:
+        super().__init__(*instruments)
+        self._bare = [i.tradingsymbol for i in instruments]
+
+    def token(self, word: str, *, near: bool = True) -> int:
+        """Return the token of a symbol that one exchange has."""
+        if self._bare.count(word) == 1:
+            return next(i.token for i in self._by_token.values() if i.tradingsymbol == word)
+        return super().token(word, near=near)
 
 
 class House:
@@ -208,6 +223,70 @@ def test_a_token_is_given_to_another_instrument():
     assert house.symbols() == set()
 
 
+@pytest.mark.parametrize("restarts", [False, True])
+def test_the_token_of_what_has_expired_is_given_to_another_that_is_wanted(restarts):
+    """The one goes with an event, the other is recorded in its own name."""
+
+    async def run() -> None:
+        words = ("NFO:NIFTY25OCTFUT", "NFO:NIFTY25DECFUT")
+        house = House(LIST, primary=words)
+        now, listed = MORNING + timedelta(days=7), FakeList(a_future(701, "NIFTY", date(2025, 12, 30)))
+        if restarts:
+            house = House(listed, house.saved(), now, primary=words)
+        else:
+            house.now = now
+            house.roster.use(listed, house.desk, house.history)
+        assert house.symbols() == {"NFO:NIFTY25DECFUT"}
+        assert house.told("expired") == [{"instruments": [701], "symbols": ["NFO:NIFTY25OCTFUT"]}]
+        assert house.roster.reasons == []
+
+    asyncio.run(run())
+
+
+@within_a_loop
+def test_two_symbols_change_places():
+    """Both are recorded on, each under its new token and in its own mode."""
+    house = House(FakeList(a_share(1, "A"), a_share(2, "B")), primary=("NSE:A",), secondary=("NSE:B",))
+    house.roster.use(FakeList(a_share(2, "A"), a_share(1, "B")), house.desk, house.history)
+    assert {token: s.mode for token, s in house.subscriptions.all.items()} == {2: "quote", 1: "full"}
+    assert house.symbols() == {"NSE:A", "NSE:B"}
+
+
+@pytest.mark.parametrize(
+    ("word", "tomorrow", "symbol"),
+    [
+        ("NSE:INFY", [a_share(408065, "INFOSYS")], "NSE:INFOSYS"),
+        ("INFY", [INFY, a_share(5, "INFY", "BSE")], "NSE:INFY"),
+    ],
+    ids=["renamed", "listed elsewhere, too"],
+)
+def test_a_word_that_no_longer_says_what_it_did(word, tomorrow, symbol):
+    """What it meant is recorded on, and somebody is told to change the settings."""
+
+    async def run() -> None:
+        house = House(BareList(INFY, TCS), primary=(word,))
+        house.roster.use(BareList(TCS, *tomorrow), house.desk, house.history)
+        assert house.symbols() == {symbol}
+        (reason,) = house.roster.reasons
+        assert reason.endswith(f"; {symbol}, which it was, is still recorded")
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("listed", [AFTER_EXPIRY, None], ids=["a new list", "no list"])
+def test_a_symbol_without_exchange_has_expired_while_nothing_ran(listed):
+    """It goes with the event, as one with its exchange does; what has not is recorded without a list."""
+
+    async def run() -> None:
+        words = ("NIFTY25OCTFUT", "INFY")
+        house = House(BareList(FUTURE, INFY), primary=words)
+        house = House(listed, house.saved(), MORNING + timedelta(days=7), primary=words)
+        assert house.symbols() == {"NSE:INFY"}
+        assert house.told("expired") == [{"instruments": [701], "symbols": ["NFO:NIFTY25OCTFUT"]}]
+
+    asyncio.run(run())
+
+
 @within_a_loop
 def test_what_was_unsubscribed_by_hand_stays_so():
     """Another day does not bring it back, nor does a restart."""
@@ -244,6 +323,17 @@ def test_a_rule_waits_for_the_spot():
     assert house.strikes() == [24_800, 24_900, 25_000]
     assert len(house.symbols()) == 7
     assert house.roster.reasons == []
+
+
+@within_a_loop
+def test_a_rule_waits_for_the_list():
+    """It is told as for a symbol."""
+    house = House(None, select=(RULE,))
+    assert house.roster.reasons == [
+        f"universe: {RULE}: there is no list of instruments to look it up in yet: mds instruments sync"
+    ]
+    house.roster.use(LIST, house.desk, house.history)
+    assert house.symbols() == {"NSE:NIFTY 50"}
 
 
 @within_a_loop
@@ -317,6 +407,36 @@ def test_a_rule_that_is_taken_out_of_the_settings():
     assert again.symbols() == {"NSE:INFY"}
 
 
+@within_a_loop
+def test_another_rule_in_the_settings():
+    """What the one before has picked goes at the next start, on the same day."""
+    house = House(LIST, select=(RULE, "NFO:NIFTY:futures:monthly"))
+    house.tick(256265, 24_900.0)
+    again = House(LIST, house.saved(), select=("NFO:NIFTY:futures:monthly",))
+    assert again.symbols() == {"NFO:NIFTY25OCTFUT"}
+
+
+@within_a_loop
+def test_what_has_never_traded_is_no_spot():
+    """Its price is 0; the lowest strikes are not what is meant."""
+    house = House(LIST, select=(RULE,))
+    house.tick(256265, 0.0)
+    assert house.symbols() == {"NSE:NIFTY 50"}
+    house.tick(256265, 24_900.0)
+    assert house.strikes() == [24_800, 24_900, 25_000]
+
+
+@within_a_loop
+def test_a_rule_takes_over_what_another_had_picked_in_another_mode():
+    """With the new day it is recorded in the mode of its rule, unless somebody has changed that by hand."""
+    house = House(LIST, select=("NFO:NIFTY:options:monthly:0", "NFO:NIFTY:options:monthly+1:0:full"))
+    house.tick(256265, 24_900.0)
+    call, put = (i.token for i in CHAIN if i.strike == 24_900 and i.expiry == NEXT)
+    house.subscriptions.set_mode([put], "ltp", "now")
+    house.another_day(2)
+    assert {token: house.subscriptions.all[token].mode for token in (call, put)} == {call: "quote", put: "ltp"}
+
+
 def test_a_rule_finds_no_room(monkeypatch):
     """What fits is subscribed, what does not is told."""
     monkeypatch.setattr("pipeline.supervisor.subscriptions.MAX_INSTRUMENTS", 4)
@@ -327,5 +447,30 @@ def test_a_rule_finds_no_room(monkeypatch):
         assert len(house.subscriptions.all) == 4
         refused = [entry for entry in house.history.latest(10) if entry.result == "refused"]
         assert [(len(entry.instruments), entry.reason) for entry in refused] == [(3, "connection 1 is full")]
+        assert house.strikes() == [24_800, 24_900]  # the nearest come first
+        assert house.roster.reasons == ["universe: no connection has room for 3 of the instruments"]
+        house.tick(256265, 25_030.0)
+        refused = [entry for entry in house.history.latest(10) if entry.result == "refused"]
+        assert [len(entry.instruments) for entry in refused] == [3, 2]  # only what is new
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("restarts", [False, True])
+def test_there_is_room_again(monkeypatch, restarts):
+    """What had found none is subscribed when the rules are looked up again, and with the next start."""
+    monkeypatch.setattr("pipeline.supervisor.subscriptions.MAX_INSTRUMENTS", 4)
+
+    async def run() -> None:
+        house = House(LIST, primary=(1, 2), select=(RULE,))
+        house.tick(256265, 24_900.0)
+        assert house.symbols() == {"1", "2", "NSE:NIFTY 50", "NFO:NIFTY25102824900CE"}
+        house.subscriptions.unsubscribe([2])
+        if restarts:
+            house = House(LIST, house.saved(), primary=(1, 2), select=(RULE,))
+        else:
+            house.tick(256265, 25_030.0)
+        assert len(house.subscriptions.all) == 4
+        assert "2" not in house.symbols()
 
     asyncio.run(run())

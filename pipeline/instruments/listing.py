@@ -41,7 +41,10 @@ class SymbolError(MdsError):
 
 
 class Listing:
-    """The instruments of one list. Of two with one token, or one symbol on one exchange, the first counts."""
+    """The instruments of one list. Of two with one token, or one symbol on one exchange, the first counts.
+
+    Case is no matter, unless symbols of an exchange differ in nothing else: then each is found as it is written.
+    """
 
     def __init__(self, path: Path, day: date | None, rows: Rows) -> None:
         self.path = path
@@ -56,7 +59,7 @@ class Listing:
             there = self._by_symbol.setdefault(symbol, row)
             if there != row:
                 known = (there,) if isinstance(there, int) else there
-                if all(rows.exchanges[row] != rows.exchanges[each] for each in known):
+                if all(self._name(row) != self._name(each) for each in known):
                     self._by_symbol[symbol] = (*known, row)
 
     def __len__(self) -> int:
@@ -153,23 +156,25 @@ class Listing:
 
     def derivatives(self, exchange: str, name: str) -> list[Instrument]:
         """Return the futures and options of an underlying, which the column `name` names: NIFTY."""
-        exchange, name = exchange.upper(), name.upper()
-        names, types, exchanges = self._column("name"), self._column("instrument_type"), self._rows.exchanges
-        return [
-            self._instrument(row)
-            for row, called in enumerate(names)
-            if called.upper() == name and exchanges[row] == exchange and types[row].upper() in DERIVATIVES
-        ]
+        return [self._instrument(row) for row in self._derivatives.get((exchange.upper(), name.upper()), ())]
 
     def _named(self, text: str) -> tuple[int, ...]:
         """Return the rows that a symbol may mean."""
-        exchange, colon, symbol = (part.strip() for part in text.upper().rpartition(":"))
-        found = self._by_symbol.get(symbol, ())
+        exchange, colon, symbol = (part.strip() for part in text.rpartition(":"))
+        found = self._by_symbol.get(symbol.upper(), ())
         rows = (found,) if isinstance(found, int) else found
-        return tuple(row for row in rows if self._rows.exchanges[row] == exchange) if colon else rows
+        if colon:
+            rows = tuple(row for row in rows if self._rows.exchanges[row] == exchange.upper())
+        if len(rows) > 1:
+            exact = tuple(row for row in rows if self._rows.symbols[row] == symbol)
+            rows = exact or tuple({self._rows.exchanges[row]: row for row in reversed(rows)}.values())[::-1]
+        return rows
 
     def _call(self, rows: Iterable[int]) -> list[str]:
-        return [f"{self._rows.exchanges[row]}:{self._rows.symbols[row]}" for row in rows]
+        return [f"{exchange}:{symbol}" for exchange, symbol in map(self._name, rows)]
+
+    def _name(self, row: int) -> tuple[str, str]:
+        return self._rows.exchanges[row], self._rows.symbols[row]
 
     def _best(self, rows: Sequence[int], parts: Sequence[str], limit: int) -> list[int]:
         first, whole = parts[0] if parts else "", " ".join(parts)
@@ -194,6 +199,16 @@ class Listing:
         """What is searched: in capitals, with line ends between, which no part of a text has."""
         rows = zip(self._capitals, self._column("name"), self._rows.tokens, strict=True)
         return [f"{symbol}\n{name}\n{token}".upper() for symbol, name, token in rows]
+
+    @cached_property
+    def _derivatives(self) -> dict[tuple[str, str], list[int]]:
+        """Rows of futures and options by exchange and underlying, in capitals."""
+        found: dict[tuple[str, str], list[int]] = {}
+        columns = (self._rows.exchanges, self._column("name"), self._column("instrument_type"))
+        for row, (exchange, name, kind) in enumerate(zip(*columns, strict=True)):
+            if kind.upper() in DERIVATIVES:
+                found.setdefault((exchange, name.upper()), []).append(row)
+        return found
 
     def _column(self, name: str) -> list[str]:
         return self._rows.exchanges if name == "exchange" else self._rows.others[name]

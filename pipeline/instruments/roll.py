@@ -7,10 +7,12 @@ each day.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
-from typing import NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from pipeline.instruments.instrument import Instrument
 from pipeline.instruments.listing import SymbolError
+
+NO_LIST: Final = "{}: there is no list of instruments to look it up in yet: mds instruments sync"
 
 
 class Listed(Protocol):
@@ -66,7 +68,8 @@ def roll(known: Mapping[int, Identity | None], listed: Listed | None, wanted: It
                 found.expired[token] = was
             continue
         elsewhere = listed.by_symbol(was.symbol) if listed else None
-        if elsewhere is not None and elsewhere.token != token:
+        is_itself = now is not None and now.symbol == was.symbol  # two of one name on an exchange are not mistaken
+        if elsewhere is not None and elsewhere.token != token and not is_itself:
             found.moved[token] = elsewhere
         elif now is not None and identity(now) != was:
             found.named[token] = identity(now)
@@ -97,7 +100,7 @@ def token_of(
     token = subscribed(word)
     if listed is None:
         if token is None:
-            raise SymbolError(f"{word}: there is no list of instruments to look it up in yet: mds instruments sync")
+            raise SymbolError(NO_LIST.format(word))
         return token
     try:
         found = listed.token(word, near=near)

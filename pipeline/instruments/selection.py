@@ -40,8 +40,7 @@ def underlying(
 
 def pick(rule: Rule, derivatives: Sequence[Instrument], spot: float | None, today: date) -> list[Instrument]:
     """Return what the rule wants of an underlying's derivatives, by strike; options only where the spot is known."""
-    types = _OPTIONS if rule.kind == "options" else ("FUT",)
-    kept = [i for i in derivatives if i.instrument_type in types and i.expiry is not None and i.expiry >= today]
+    kept = [i for i in derivatives if is_of(rule, i) and i.expiry is not None and i.expiry >= today]
     day = _expiry({i.expiry for i in kept if i.expiry is not None}, rule.cycle, rule.later)
     of_day = [i for i in kept if i.expiry == day]
     if rule.kind == "futures":
@@ -52,6 +51,13 @@ def pick(rule: Rule, derivatives: Sequence[Instrument], spot: float | None, toda
     money = min(range(len(strikes)), key=lambda n: (abs(strikes[n] - spot), n), default=0)
     near = set(strikes[max(money - rule.strikes, 0) : money + rule.strikes + 1])
     return sorted((i for i in of_day if i.strike in near), key=lambda i: (i.strike, i.instrument_type))
+
+
+def is_of(rule: Rule, derivative: Instrument) -> bool:
+    """Tell whether this is of the kind that the rule wants, of its underlying."""
+    types = _OPTIONS if rule.kind == "options" else ("FUT",)
+    called = (derivative.exchange, derivative.name.upper())
+    return called == (rule.exchange, rule.name) and derivative.instrument_type in types
 
 
 def _expiry(days: Iterable[date], cycle: Cycle, later: int) -> date | None:

@@ -112,12 +112,12 @@ def due(config: Config, now: datetime, *, simulated: bool) -> bool:
     )
 
 
-def usable(config: Config, *, simulated: bool) -> Path | None:
-    """Return the list that tells what symbols mean now, None where there is none.
+def usable(config: Config, today: date, *, simulated: bool) -> Path | None:
+    """Return the list that tells what symbols mean today, None where there is none.
 
     What a simulator has called its instruments does not hold for Kite.
     """
-    path, state = newest(config.storage.data_dir), read_state(config)
+    path, state = newest(config.storage.data_dir, today), read_state(config)
     is_simulated = path and state and state.simulated and state.day == day_of(path)
     return None if is_simulated and not simulated else path
 
@@ -129,14 +129,10 @@ def source_of(config: Config) -> str:
 
 
 def read_state(config: Config) -> State | None:
-    """Return where the latest list has come from, None where nobody knows."""
+    """Return where the latest list has come from, None where nobody knows: then it is fetched anew."""
     try:
         return State.model_validate_json((config.state_dir / INSTRUMENTS).read_bytes())
-    except FileNotFoundError:
-        return None
-    except (OSError, ValidationError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "damaged"
-        logger.warning("%s: %s; the list of instruments is fetched anew", config.state_dir / INSTRUMENTS, reason)
+    except (OSError, ValidationError):
         return None
 
 

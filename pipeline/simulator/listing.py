@@ -115,7 +115,7 @@ def _add_made_up(listing: Listing, number: int) -> None:
             continue
         exchange_token, code = token >> 8, token & 0xFF
         if code == INDEX_CODE:
-            _add_index(listing, token, "NSE", f"SIM INDEX {exchange_token}")
+            _add_index(listing, token, "NSE", f"SIM IDX{exchange_token}")
         elif not SEGMENTS[_EXCHANGE_OF[code].lower()].has_oi:
             listing.add(token, _EXCHANGE_OF[code], f"SIM{exchange_token}", f"SIMULATED {exchange_token}")
         else:

@@ -17,6 +17,7 @@ from pipeline.supervisor import errand
 log = logging.getLogger(__name__)
 
 MODULE = "pipeline.instruments.sync"  # python -m ...
+FETCHED = ".zst"  # the end of the name of a list that was fetched
 LOOK_S = 5.0
 AGAIN_S, AGAIN_CAP_S = 30.0, 900.0  # after a failure
 
@@ -41,16 +42,18 @@ class Lists:
         self._use = use
         self._log_event = log_event
         self._seen: _Stamp | None = None  # the list that was read last, or could not be read
+        self._is_damaged = False  # it has to be fetched again
         self._not_before_s = 0.0
         self._wait_s = AGAIN_S
         self._refused = False  # not before there is another token
         self._told = ""  # why it failed last
+        self._fault = ""  # why the folder cannot be read
         self._wake = asyncio.Event()
 
     def first(self) -> Listing | None:
         """Return the list of the day, None where there is none; takes a moment."""
         self._seen = self._newest()
-        return _read(self._seen)
+        return self._read(self._seen)
 
     def use_credentials(self, config: Config) -> None:
         """Try again with these what was refused."""
@@ -61,12 +64,12 @@ class Lists:
     async def run(self) -> None:
         """Look now and then, until cancelled."""
         while True:
-            if self._is_due():
+            if await asyncio.to_thread(self._is_due):  # the disk may hang
                 await self._sync()
-            stamp = self._newest()
+            stamp = await asyncio.to_thread(self._newest)
             if stamp != self._seen:
                 self._seen = stamp
-                if listing := await asyncio.to_thread(_read, stamp):
+                if listing := await asyncio.to_thread(self._read, stamp):
                     self._use(listing)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), LOOK_S)
@@ -74,16 +77,34 @@ class Lists:
 
     def _newest(self) -> _Stamp | None:
         try:
-            path = sync.usable(self._config, simulated=self._simulated)
-            return (path, path.stat().st_mtime_ns) if path else None
+            path = sync.usable(self._config, self._clock().date(), simulated=self._simulated)
+            stamp = (path, path.stat().st_mtime_ns) if path else None
         except OSError as error:
-            log.warning("cannot look for the list of instruments: %s", error)
+            if str(error) != self._fault:
+                log.warning("cannot look for the list of instruments: %s", error)
+            self._fault = str(error)
             return self._seen
+        self._fault = ""
+        return stamp
+
+    def _read(self, stamp: _Stamp | None) -> Listing | None:
+        self._is_damaged = False
+        if stamp is None:
+            return None
+        try:
+            return read(stamp[0])
+        except SymbolError as error:
+            log.error("%s", error)
+            self._is_damaged = stamp[0].suffix == FETCHED  # what somebody has put there would still go before another
+            return None
 
     def _is_due(self) -> bool:
         if not self._config.instruments.sync or self._refused or time.monotonic() < self._not_before_s:
             return False
-        return sync.due(self._config, self._clock(), simulated=self._simulated)
+        try:
+            return self._is_damaged or sync.due(self._config, self._clock(), simulated=self._simulated)
+        except OSError:  # which is told when the list is looked for
+            return False
 
     async def _sync(self) -> None:
         arguments = ["--simulated"] if self._simulated else []
@@ -109,15 +130,6 @@ class Lists:
         self._wait_s = min(self._wait_s * 2, AGAIN_CAP_S)
         if fields["reason"] != self._told:  # once, not every time
             self._told = fields["reason"]
-            log.warning("the list of instruments cannot be fetched, it is tried again: %s", fields["reason"])
+            then = "waiting for other credentials" if self._refused else "it is tried again"
+            log.warning("the list of instruments cannot be fetched, %s: %s", then, fields["reason"])
             self._log_event("instruments_failed", fields)
-
-
-def _read(stamp: _Stamp | None) -> Listing | None:
-    if stamp is None:
-        return None
-    try:
-        return read(stamp[0])
-    except SymbolError as error:
-        log.error("%s", error)
-        return None

@@ -6,16 +6,17 @@ no longer picks stays until the next day. Recording waits for none of it.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import date, datetime
 from typing import Any
 
 from pipeline.config import Config, Mode
-from pipeline.errors import UnknownSymbolError
+from pipeline.errors import RequestRefusedError, UnknownSymbolError
 from pipeline.instruments.instrument import Instrument
 from pipeline.instruments.listing import SymbolError
-from pipeline.instruments.roll import ExpiredError, Identity, Listed, identity, roll, token_of
-from pipeline.instruments.selection import pick, underlying
+from pipeline.instruments.roll import NO_LIST, ExpiredError, Identity, Listed, identity, roll, token_of
+from pipeline.instruments.selection import is_of, pick, underlying
 from pipeline.rules import Rule, parse_rule
 from pipeline.supervisor.desk import Desk
 from pipeline.supervisor.history import History
@@ -57,10 +58,13 @@ class Roster:
         self._listing: Listed | None = None
         self._day = date.min  # for which everything was looked up last
         self._named: list[tuple[int, Mode]] = []  # what the words mean
+        self._meant: dict[str, int] = {}  # words, when they were looked up last
         self._picked: dict[int, Mode] = {}  # by the rules
         self._picked_on: date | None = None
         self._spots: dict[Rule, tuple[int, float | None]] = {}  # the underlying, and its price when it was looked up
         self._applied: Mapping[int, Mode] = {}  # what was wanted last
+        self._refused: set[int] = set()  # of these: what has found no room
+        self._begun_with: set[int] = set()  # what was wanted when it was saved; of that, people have unsubscribed some
         self._unknown: dict[str, str] = {}  # words that mean nothing, and rules that pick nothing, and why
         self._told: dict[str, str] = {}  # of these, in the log
         self.expired: dict[str, date] = {}  # words that mean nothing any more
@@ -69,7 +73,10 @@ class Roster:
 
     @property
     def wanted(self) -> Mapping[int, Mode]:
-        """What the settings want now."""
+        """What the settings want now, without what has found no room: that is new as soon as there is some."""
+        return {token: mode for token, mode in self._all_wanted().items() if token not in self._refused}
+
+    def _all_wanted(self) -> Mapping[int, Mode]:
         return modes([*self._named, *self._picked.items()])
 
     @property
@@ -82,7 +89,10 @@ class Roster:
         """Why not all that the settings name is recorded."""
         told = [f"universe: {reason}" for reason in list(self._unknown.values())[:SHOWN]]
         more = len(self._unknown) - len(told)
-        return [*told, f"universe: {more} more are not known"] if more else told
+        left = sum(token not in self._subscriptions.all for token in self._refused)
+        if more:
+            told.append(f"universe: {more} more are not known")
+        return [*told, f"universe: no connection has room for {left} of the instruments"] if left else told
 
     def _who_is(self, token: int) -> Identity | None:
         """Return who has this token today, None if no list says so."""
@@ -114,20 +124,25 @@ class Roster:
     def begin(self, saved: Saved | None, listing: Listed | None) -> Wanted:
         """Return what the settings want; what has expired since it was saved is still among it."""
         self._listing = listing
+        self._day = self._clock().date()
         names: dict[str, int] = {}
         if saved is not None:
             words = {*self._words["quote"], *self._words["full"]}
             self.expired = {word: day for word, day in saved.expired.items() if word in words}
-            names = {known.symbol.upper(): token for token, known in saved.identities.items()}
+            names = _names(saved.identities)
+            self._begun_with = {token for tokens in saved.universe.values() for token in tokens}
             if self._rules:
                 self._picked_on = saved.selected.day
-                self._picked = {token: mode for mode, tokens in saved.selected.tokens.items() for token in tokens}
-        self._look_up(lambda symbol: names.get(symbol.upper()), keep_expired=True)
-        self._applied = self.wanted
+                picked = {token: mode for mode, tokens in saved.selected.tokens.items() for token in tokens}
+                foreign = self._foreign(picked)
+                self._picked = {token: mode for token, mode in picked.items() if token not in foreign}
+        self._look_up(lambda word: names.get(word.upper()), keep_expired=True)
+        self._applied = self._all_wanted()
         return [*self._named, *self._picked.items()]
 
     def start(self, desk: Desk, history: History) -> None:
         """Compare what is subscribed again with the list."""
+        self._refused = {t for t in self._applied if t not in self._subscriptions.all and t not in self._begun_with}
         self._renew(desk, history)
 
     # And on.
@@ -141,14 +156,14 @@ class Roster:
         """See whether it is another day, or a spot has moved; costs next to nothing if not."""
         if self._clock().date() != self._day:
             self._renew(desk, history)
-        elif any(self._has_moved(rule) for rule in self._rules):
-            self._select()
+        elif moved := [rule for rule in self._rules if self._has_moved(rule)]:
+            self._select(moved if self._picked_on == self._day else self._rules)
             self._apply(desk, history)
 
     def _renew(self, desk: Desk, history: History) -> None:
         self._roll(desk, history)
         self._look_up(self._subscriptions.named)
-        self._select()
+        self._select(self._rules)
         self._apply(desk, history)
         self._tell_unknown()
 
@@ -159,7 +174,7 @@ class Roster:
         if self._unknown and self._listing is None:
             log.info("%d symbols and rules wait for the list of instruments", len(self._unknown))
         elif self._unknown:
-            log.warning("not recorded: %s", "; ".join(self.reasons))
+            log.warning("%s", "; ".join(self.reasons))
 
     def _roll(self, desk: Desk, history: History) -> None:
         """Unsubscribe what has expired, and follow symbols to other tokens."""
@@ -167,19 +182,25 @@ class Roster:
         by_number = [word for words in self._words.values() for word in words if isinstance(word, int)]
         found = roll(known, self._listing, by_number, self._clock().date())
         self._subscriptions.identify(found.named)
-        for token in (*found.expired, *found.moved):
-            self._picked.pop(token, None)
+        gone = {*found.expired, *found.moved}
+        self._picked = {token: mode for token, mode in self._picked.items() if token not in gone}
+        self._meant = {word: token for word, token in self._meant.items() if token not in gone}
+        reused = [t for t, was in found.expired.items() if (now := self._who_is(t)) and now.symbol != was.symbol]
+        self._applied = {t: mode for t, mode in self._applied.items() if t not in found.moved and t not in reused}
         if found.expired:
             self._note_expired(found.expired.values())
             symbols = [gone.symbol for gone in found.expired.values()]
             self._log_event("expired", {"instruments": list(found.expired), "symbols": symbols})
             self._drop(list(found.expired), desk, "expired")
+        arriving: dict[int, Mode] = {}
         for old, new in found.moved.items():
-            mode = self._subscriptions.all[old].mode
+            arriving[new.token] = self._subscriptions.all[old].mode
             self._log_event("token_changed", {"symbol": new.symbol, "from_token": old, "to_token": new.token})
             log.info("%s has another token: %d, was %d", new.symbol, new.token, old)
-            self._drop([old], desk, f"{new.symbol} has another token now")
-            self._take([new.token], mode, desk, history)
+        # All go before any comes: two may have changed places.
+        self._drop(list(found.moved), desk, "their symbols have other tokens now")
+        for mode, tokens in by_mode(arriving).items():
+            self._take(tokens, mode, desk, history)
 
     def _note_expired(self, gone: Iterable[Identity]) -> None:
         days = {name: i.expiry for i in gone for name in (i.symbol.upper(), i.symbol.partition(":")[2].upper())}
@@ -197,25 +218,33 @@ class Roster:
                 try:
                     token = self._token(word, subscribed, near=len(self._unknown) < EXPLAINED)
                 except SymbolError as error:
-                    had = subscribed(str(word)) if keep_expired else None
+                    had = subscribed(str(word)) if keep_expired else self._meant.get(str(word))
                     if isinstance(error, ExpiredError):
                         self.expired[str(word)] = error.day
                     elif had is None and word not in self.expired:
                         self._unknown[str(word)] = str(error)
+                    elif had is not None and not keep_expired and (found := self._who_is(had)):
+                        # Its instrument is called otherwise now, or another exchange has one of its name.
+                        self._unknown[str(word)] = f"{error}; {found.symbol}, which it was, is still recorded"
                     if had is None:
                         continue
                     token = had
+                if isinstance(word, str):
+                    self._meant[word] = token
                 self._named.append((token, mode))
 
     # Rules.
 
-    def _select(self) -> None:
-        """Look the rules up; within a day what they pick comes on top of what they had."""
-        if not self._rules or self._listing is None:
+    def _select(self, rules: Sequence[Rule]) -> None:
+        """Look rules up, all of them but where the day's are there; what they pick comes on top of that then."""
+        if self._listing is None:
+            self._unknown |= {rule.text: NO_LIST.format(rule.text) for rule in rules}
+            return
+        if not rules:
             return
         picked: dict[int, Mode] = {}
         is_whole = True
-        for rule in self._rules:
+        for rule in rules:
             derivatives = self._listing.derivatives(rule.exchange, rule.name)
             spot = underlying(rule, derivatives, self._listing.by_symbol, self._day)
             price = self._price(spot.token) if spot else None
@@ -224,18 +253,31 @@ class Roster:
                 picked.setdefault(spot.token, "quote")
                 self._spots[rule] = (spot.token, price)
                 is_whole = is_whole and price is not None
+            found.sort(key=lambda i: abs(i.strike - (price or 0)))  # where there is no room for all, for the nearest
             picked |= {i.token: rule.mode for i in found if i.token not in picked}
             self._unknown.pop(rule.text, None)
             if not found:
                 self._unknown[rule.text] = f"{rule.text}: {_fault(rule, derivatives, spot, price)}"
         is_of_today = self._picked_on == self._day
-        self._picked = picked if is_whole and not is_of_today else self._picked | picked
+        self._picked = picked if is_whole and not is_of_today else picked | self._picked
         if is_whole:
             self._picked_on = self._day
 
+    def _foreign(self, picked: Iterable[int]) -> set[int]:
+        """Return what none of the rules can have picked, as far as the list tells: they were others."""
+        if self._listing is None:
+            return set()
+        known = [found for token in picked if (found := self._listing.by_token(token))]
+        spots = [
+            underlying(rule, self._listing.derivatives(rule.exchange, rule.name), self._listing.by_symbol, self._day)
+            for rule in self._rules
+            if rule.kind == "options"
+        ]
+        return {i.token for i in known if i not in spots and not any(is_of(rule, i) for rule in self._rules)}
+
     def _price(self, token: int) -> float | None:
         known = self._subscriptions.all.get(token)
-        return known.last_price if known else None
+        return known.last_price or None if known else None  # 0: it has never traded
 
     def _has_moved(self, rule: Rule) -> bool:
         token, before = self._spots.get(rule, (0, None))
@@ -248,11 +290,16 @@ class Roster:
 
     def _apply(self, desk: Desk, history: History) -> None:
         """Subscribe what is wanted and was not, and the reverse."""
-        before, now = self._applied, self.wanted
+        before, now = self._applied, self._all_wanted()
         self._applied = now
+        self._refused = {token for token in self._refused if token in now and token not in self._subscriptions.all}
         lost = [token for token in before if token not in now and token in self._subscriptions.all]
         self._drop(lost, desk, "no longer in the universe")
-        gained = {token: mode for token, mode in now.items() if token not in before}
+        known = self._subscriptions.all
+        other = {t: mode for t, mode in now.items() if t in known and before.get(t, mode) == known[t].mode != mode}
+        for mode, tokens in by_mode(other).items():
+            self._set_mode(tokens, mode, desk)
+        gained = {token: mode for token, mode in now.items() if token not in before or token in self._refused}
         for mode, tokens in by_mode(gained).items():
             self._take(tokens, mode, desk, history)
 
@@ -260,21 +307,42 @@ class Roster:
         if tokens:
             desk.change("unsubscribe", "universe", lambda: self._subscriptions.unsubscribe(tokens), reason=reason)
 
+    def _set_mode(self, tokens: list[int], mode: Mode, desk: Desk) -> None:
+        try:
+            desk.change(
+                "set_mode",
+                "universe",
+                lambda: self._subscriptions.set_mode(tokens, mode, self._timestamp()),
+                tokens=tokens,
+                mode=mode,
+            )
+        except RequestRefusedError as error:
+            log.warning("universe: %d instruments stay in the mode they have: %s", len(tokens), error)
+
     def _take(self, tokens: Iterable[int], mode: Mode, desk: Desk, history: History) -> None:
         refusals: list[Refusal] = []
         new = [token for token in tokens if token not in self._subscriptions.all]
 
         def subscribe() -> Changed:
             changed, refused = self._subscriptions.subscribe_possible(new, mode, self._timestamp())
-            refusals.extend(refused)
+            refusals.extend(each for each in refused if each.token not in self._refused)
+            self._refused = self._refused.difference(changed.instruments).union(each.token for each in refused)
             return changed
 
-        if new:
+        has_room = self._subscriptions.available(self._subscriptions.connection_for(mode)) > 0
+        if new and (has_room or not self._refused.issuperset(new)):
             desk.change("subscribe", "universe", subscribe, mode=mode)
             tell_refusals(refusals, history)
 
     def _timestamp(self) -> str:
         return self._clock().isoformat(timespec="microseconds")
+
+
+def _names(identities: Mapping[int, Identity]) -> dict[str, int]:
+    """Return tokens by EXCHANGE:SYMBOL, and by a symbol that one alone has, in capitals."""
+    whole = {known.symbol.upper(): token for token, known in identities.items()}
+    bare = Counter(symbol.partition(":")[2] for symbol in whole)
+    return whole | {name: t for symbol, t in whole.items() if bare[name := symbol.partition(":")[2]] == 1}
 
 
 def _fault(rule: Rule, derivatives: Sequence[Instrument], spot: Instrument | None, price: float | None) -> str:
