@@ -32,7 +32,7 @@ from pydantic import (
 )
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from pipeline.credentials import SECRET_CHARS, StoredToken, TokenFile
+from pipeline.credentials import SECRET_CHARS, StoredToken, TokenFile, character_fault
 from pipeline.errors import ConfigError
 from pipeline.rules import parse_rule, parse_session
 
@@ -465,9 +465,13 @@ def from_child(environment: Mapping[str, str] = os.environ) -> Config:
 def with_credentials(config: Config) -> Config:
     """Return the configuration with API key and access token: each the environment's, else the token file's.
 
-    Raises ConfigError where one is missing, or where the stored token was made for another key than the given one.
+    Raises ConfigError where one is missing or cannot be one, or where the stored token was made for another key than
+    the given one.
     """
     key, token = config.api_key.get_secret_value(), config.access_token.get_secret_value()
+    for variable, value in (("KITE_API_KEY", key), ("KITE_ACCESS_TOKEN", token)):
+        if fault := character_fault(value):
+            raise ConfigError(f"{variable} cannot be used: {fault}; set it again, or unset it and: mds login")
     if key and token:
         return config
     file = TokenFile(config.token_file)
@@ -482,7 +486,7 @@ def with_credentials(config: Config) -> Config:
         raise ConfigError(f"KITE_ACCESS_TOKEN is not set: nor is there a token in {file.path}; {without}")
     if key and stored.api_key and stored.api_key.get_secret_value() != key:
         raise ConfigError(
-            f"{file.path}: this token was made for another API key than KITE_API_KEY: "
+            f"{file.path}: this token was made for another API key than KITE_API_KEY; "
             "log in with: mds login; or unset KITE_API_KEY to use the key that is stored with it"
         )
     return config.with_stored(stored)

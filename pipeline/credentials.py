@@ -10,8 +10,10 @@ of the app that the token was made for, and whose it is, are there where they ar
 Only its owner may read it. No error, log line or repr shows token or key.
 """
 
+import errno
 import logging
 import os
+import tempfile
 from contextlib import suppress
 from datetime import datetime, time, timedelta
 from pathlib import Path
@@ -67,14 +69,21 @@ def token_fault(token: str) -> str | None:
     """Return why this can be no token, key or secret of Kite's, without showing it; None where it can be one."""
     if not token:
         return "it is empty"
-    if any(character.isspace() for character in token):
-        return "it has white space in it: one word is wanted"
-    if not (token.isascii() and token.isprintable()):
-        return "it has control characters in it, or others that are not ASCII"
+    if fault := character_fault(token):
+        return fault
     if len(token) < SECRET_CHARS:
         return f"it is too short, with {len(token)} characters"
     if len(token) > TOKEN_CHARS_MAX:
         return f"it is too long, with more than {TOKEN_CHARS_MAX} characters"
+    return None
+
+
+def character_fault(token: str) -> str | None:
+    """Return what is in this that no header of a request may have, without showing it; None where all is well."""
+    if any(character.isspace() for character in token):
+        return "it has white space in it: one word is wanted"
+    if not (token.isascii() and token.isprintable()):
+        return "it has control characters in it, or others that are not ASCII"
     return None
 
 
@@ -133,10 +142,24 @@ class TokenFile:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             replace_durably(self.path, orjson.dumps(content) + b"\n", mode=0o600, suffix=f".{os.getpid()}.new")
         except OSError as error:
-            in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
-            cause = "a file is in the way of its folder" if in_the_way else error.strerror
-            raise ConfigError(f"{self.path}: cannot be written: {cause}; {_ELSEWHERE}") from None
+            raise self._unwritable(error) from None
         return stored
+
+    def try_folder(self) -> None:
+        """Find out whether `write` could store here, and leave nothing behind. Raises ConfigError."""
+        there = next(folder for folder in self.path.absolute().parents if folder.exists())
+        try:
+            if self.path.is_dir():
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
+            with tempfile.TemporaryFile(dir=there):
+                pass
+        except OSError as error:
+            raise self._unwritable(error) from None
+
+    def _unwritable(self, error: OSError) -> ConfigError:
+        in_the_way = isinstance(error, FileExistsError | NotADirectoryError)
+        cause = "a file is in the way of its folder" if in_the_way else error.strerror
+        return ConfigError(f"{self.path}: cannot be written: {cause}; {_ELSEWHERE}")
 
     def poll(self) -> StoredToken | None:
         """Return what is stored if it was replaced or changed since the last call, or else since this object was made.

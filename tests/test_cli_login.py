@@ -110,6 +110,16 @@ def test_the_key_of_the_last_login(mds, give, file, monkeypatch):
     assert "KITE_API_KEY is not set, and there is no terminal to ask for the API key" in error
 
 
+def test_a_place_that_cannot_be_written(mds, give, folder):
+    """It is told before anybody has logged in: that would be for nothing."""
+    (folder / "file").touch()
+    give(MDS_KITE__ACCESS_TOKEN_FILE="file/token.json")
+    code, out, error = mds(stdin=REDIRECT)
+    assert (code, out) == (2, "")
+    assert "file/token.json: cannot be written: a file is in the way of its folder" in error
+    assert "Log in at" not in error
+
+
 def test_a_variable_that_goes_before(mds, give):
     """It is named: the next run would begin with it."""
     give(KITE_ACCESS_TOKEN="canary-old-t0ken")
@@ -130,8 +140,9 @@ def test_a_variable_that_goes_before(mds, give):
         ({}, None, 2, "there is no standard input"),
         ({"api_secret": ""}, REDIRECT, 2, "KITE_API_SECRET is not set, and there is no terminal"),
         ({"api_key": ""}, REDIRECT, 2, "KITE_API_KEY is not set, and there is no terminal"),
-        ({"api_key": "abc"}, REDIRECT, 2, "this is no API key: it is too short"),
-        ({"api_secret": "canary secret"}, REDIRECT, 2, "this is no API secret: it has white space"),
+        ({"api_key": "abc"}, REDIRECT, 2, "KITE_API_KEY is no API key: it is too short"),
+        ({"api_key": "abc\n"}, REDIRECT, 2, "KITE_API_KEY is no API key: it has white space"),
+        ({"api_secret": "canary secret"}, REDIRECT, 2, "KITE_API_SECRET is no API secret: it has white space"),
         ({"MDS_KITE__API_URL": "http://127.0.0.1:9"}, REDIRECT, 1, "127.0.0.1:9: cannot be reached"),
         ({"MDS_KITE__ACCESS_TOKEN_FILE": "/dev/null/x"}, REDIRECT, 2, "/dev/null/x: cannot be written"),
     ],

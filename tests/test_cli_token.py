@@ -299,7 +299,10 @@ def test_one_of_yesterday(status, kite, file):
     assert "Some [2Jbody (AB1234)" in out
     assert "48.0 h ago" in out or "2 d ago" in out
     assert kite.asked == 0
-    assert status()[0] == 0
+    code, out = status()
+    assert code == 0
+    assert "log in" not in out
+    assert "still takes it" in out
 
 
 def test_one_for_another_app(status, kite, file, monkeypatch):

@@ -234,6 +234,20 @@ def test_missing_credentials(monkeypatch, given):
     load()
 
 
+@pytest.mark.parametrize("variable", ["KITE_API_KEY", "KITE_ACCESS_TOKEN"])
+@pytest.mark.parametrize("value", ["canary-v4lue\r", "canary v4lue", "canary-v\u00e4lue"])
+def test_credentials_that_cannot_be_any(monkeypatch, variable, value):
+    """With what files of other systems have at a line's end Kite could not be asked: it is named, and not shown."""
+    for name in ("KITE_API_KEY", "KITE_ACCESS_TOKEN"):
+        monkeypatch.setenv(name, "k")
+    assert load(need_credentials=True).api_key.get_secret_value() == "k"
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError, match=f"^{variable} cannot be used: it has ") as error:
+        load(need_credentials=True)
+    assert "canary" not in str(error.value)
+    load()
+
+
 def stored_in(path, token):
     """Return the path, which has this token."""
     TokenFile(path).write(SecretStr(token))

@@ -284,6 +284,19 @@ def test_a_token_file_that_cannot_be_used(tmp_path, content, mode, word, no_sett
     assert "canary" not in str(told)
 
 
+def test_a_token_file_that_cannot_be_written(tmp_path, no_settings):  # noqa: ARG001  no settings
+    """No login could store there, so another way out is told; nothing is made to find out."""
+    (tmp_path / "file").touch()
+    for place in (tmp_path / "file" / "token.json", tmp_path, Path("/proc/none/token.json")):
+        told = credentials.judge_token(credentials.gather(Config(kite=Kite(access_token_file=place))))
+        assert told.status == "failure"
+        assert f"{place}: cannot be written" in told.what
+        assert "kite.access_token_file" in told.todo
+    told = credentials.judge_token(credentials.gather(Config(kite=Kite(access_token_file=tmp_path / "a" / "b"))))
+    assert "is not set" in told.what
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
 # Folders and limits.
 
 
@@ -452,10 +465,32 @@ def test_what_happened_to_a_connection(tmp_path):
     lines.append(line("disconnected", cause="closed", reason="bye"))
     lines.append(line("gap", cause="closed", instruments=[1, 2], **{"from": None, "to": None}))
     file.write_text("\n".join(lines) + "\n")
-    latest = connection.recent(read_blocks(file, file.stat().st_size), 1)
+    latest, _ = connection.recent(read_blocks(file, file.stat().st_size), 1)
     assert len(latest) == connection.LATEST
     assert [happening.event for happening in latest[-3:]] == ["connected", "disconnected", "gap"]
     assert latest[-1].text == "2 instruments were not recorded for an unknown time (closed)"
+
+
+def test_since_when_a_connection_has_no_socket(tmp_path):
+    """From when it lost it on, however many tries came after; the gap record of the time before tells nothing of it."""
+    file = tmp_path / "events_2025-10-01.jsonl"
+    written: list[str] = []
+
+    def since(*events):
+        for event in events:
+            stamp = f"2025-10-01T09:15:{len(written):02}.000000+05:30"
+            fields = {"cause": "closed", "reason": "bye", "instruments": [1], "from": None, "to": None}
+            found = {"event": event, "timestamp": stamp, **fields, "source": "worker-1"}
+            written.append(json.dumps(found, separators=(",", ":")))
+        file.write_text("\n".join(written) + "\n")
+        told = connection.recent(read_blocks(file, file.stat().st_size), 1).unconnected_since
+        return told and told[17:19]
+
+    assert since("connected", "gap") is None
+    assert since("disconnected") == "02"
+    assert since(*["not_connected"] * 2 * connection.LATEST) == "02"
+    assert since("connected") is None
+    assert since("gap", "idle") == str(len(written) - 1)
 
 
 # All of it.
@@ -573,10 +608,43 @@ def test_a_connection_without_a_service(here, run_mds):
     assert code == 1
     assert "no service is running" in out
     assert "nothing happened" in out
+    assert "nothing is recorded on it" in out
     code, out, _ = run_mds("doctor", "--json", "connection", "2")
     answer = json.loads(out)
     assert (code, answer["ok"], answer["connection"]["status"]) == (1, False, None)
     assert list(here.iterdir()) == []
+
+
+def test_a_connection_of_which_nobody_tells(tmp_path, hold, no_settings):  # noqa: ARG001  no settings
+    """A supervisor that does not answer says nothing of the worker: it may well be recording."""
+    config = a_config(tmp_path)
+    config.runtime.run_dir.mkdir()
+    process = hold(role.lock_path(config, "worker-1"))
+    told, worker = connection.judge(config, 1, None, "it does not answer")
+    assert "may be recording" in told.why
+    assert f"process {process.pid}" in worker.what
+    process.kill()
+    process.wait()
+    lock = role.lock_path(config, "worker-1")
+    lock.unlink()
+    lock.symlink_to(lock)  # cannot be opened, by root neither
+    assert "may be recording" in connection.judge(config, 1, None, "it does not answer")[0].why
+
+
+def test_spools_of_a_service_in_another_run_folder(tmp_path, hold):
+    """They are in use, and not what an earlier run has left."""
+    config = a_config(tmp_path)
+    (config.spool_dir / "1" / "1000").mkdir(parents=True)
+    (config.spool_dir / "1" / "1000" / "00000001.spool").write_bytes(bytes(100))
+    config.state_dir.mkdir(parents=True)
+    assert examination.Examination(config, offline=True)._left()[0].status == "warning"
+    lock = config.state_dir / "writer.lock"
+    lock.symlink_to(lock)  # cannot be opened, by root neither
+    with pytest.raises(MdsError):  # by which it is told that nobody knows
+        examination.Examination(config, offline=True)._left()
+    lock.unlink()
+    hold(lock)
+    assert examination.Examination(config, offline=True)._left()[0].status == "ok"
 
 
 def test_folders_that_cannot_be_read(here, run_mds):
@@ -588,6 +656,9 @@ def test_folders_that_cannot_be_read(here, run_mds):
     assert code == 1
     assert {"data_folder", "spool_folder", "run_folder"} <= failed
     assert "Traceback" not in out
+    code, out, _ = run_mds("doctor", "connection", "1")
+    assert code == 1
+    assert "no service is running" in out
 
 
 def test_nobody_who_reads(here):  # noqa: ARG001  the folder
@@ -618,7 +689,17 @@ def test_a_full_check_against_a_kite(here, api, run_mds, monkeypatch):
     assert "AB1234" in findings["token_accepted"]["what"]
     assert {findings[c]["status"] for c in ("feed_tcp", "api_tcp", "api_tls", "clock_offset", "settings")} == {"ok"}
     assert "canary" not in out + error
+    monkeypatch.delenv("KITE_ACCESS_TOKEN")
+    file = here / "config" / "mds" / "access_token.json"
+    file.parent.mkdir(parents=True)
+    file.write_text(json.dumps({"access_token": TOKEN, "stored_at": "2025-10-01T08:00:00+05:30"}))
+    file.chmod(0o600)
+    code, out, error = run_mds("doctor")
+    assert code == 0, out
+    assert "Kite still takes it" in out
+    assert "canary" not in out + error
     monkeypatch.setenv("KITE_ACCESS_TOKEN", "canary-old")
+    file.unlink()
     code, out, error = run_mds("doctor")
     assert code == 1
     assert "refused: KITE_ACCESS_TOKEN" in out

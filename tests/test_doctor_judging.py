@@ -32,11 +32,12 @@ GIB = 2**30
 
 
 def assert_told(finding: Finding, status: str, *words: str) -> None:
-    """Check a finding; one that is not well says why and what to do."""
+    """Check a finding; one that is not well says why and what to do, and nothing in it is taken for a secret."""
     assert finding.status == status, finding
     for word in words:
         assert word in " ".join(finding[3:]), finding
     assert bool(finding.why) == bool(finding.todo) == (status in ("warning", "failure")), finding
+    assert cleaned(finding, []) == finding
 
 
 # Credentials.
@@ -53,6 +54,7 @@ def found(**fields: Any) -> Credentials:
         "path": "/token.json",
         "stored": stored,
         "fault": "",
+        "unwritable": "",
     }
     return Credentials(**usual | fields)
 
@@ -65,7 +67,11 @@ TOKENS = {
     "none": ({"stored_at": None}, "failure", "mds login"),
     "open to others": ({"stored_at": None, "fault": "/token.json: is open to other users"}, "failure", "open to other"),
     "damaged, but a variable": ({"stored_at": None, "fault": "damaged", **VARIABLE_SET}, "warning", "damaged"),
+    "a variable of a file": ({"variable": SecretStr("canary-other\r")}, "failure", "KITE_ACCESS_TOKEN cannot be used"),
     "for another key": ({"stored_key": SecretStr("canary-old")}, "failure", "another API key"),
+    "the last for now": ({"unwritable": "/token.json: cannot be written"}, "warning", "next one cannot be stored"),
+    "nowhere to": ({"stored_at": None, "unwritable": "x"}, "failure", "let kite.access_token_file name another file"),
+    "nowhere, but a variable": ({"unwritable": "/token.json: cannot be written", **VARIABLE_SET}, "ok", VARIABLE),
 }
 
 
@@ -78,7 +84,9 @@ def test_the_token(fields, status, word):
 def test_the_api_key():
     """Without one the way to one is told."""
     assert_told(credentials.judge_key(found()), "ok")
-    assert_told(credentials.judge_key(found(api_key=SecretStr(""))), "failure", "KITE_API_KEY", "--simulate")
+    without = credentials.judge_key(found(api_key=SecretStr("")))
+    assert_told(without, "failure", "KITE_API_KEY", "--simulate", "mds login")
+    assert_told(credentials.judge_key(found(api_key=SecretStr("a b"))), "failure", "KITE_API_KEY", "white space")
 
 
 AGES = {
@@ -96,6 +104,18 @@ AGES = {
 def test_the_age_of_the_token(fields, status, word):
     """A token that was stored before the last six o'clock in India is dead."""
     assert_told(credentials.judge_age(found(**fields), NOW), status, word)
+
+
+def test_a_token_that_outlives_its_morning():
+    """Kite's word goes before the clock: a token that it takes is not dead, whenever it was stored."""
+    old = found(stored_at=NOW.replace(hour=5, minute=59))
+
+    def age(*answers):
+        return credentials.judge(old, NOW, answers)[-1]
+
+    assert_told(age(Answer(STORED, True, "x")), "warning", "Kite still takes it", "mds login")
+    assert_told(age(Answer(STORED, None, "x")), "failure", "died")
+    assert_told(age(Answer(VARIABLE, True, "x"), Answer(STORED, False, "x")), "failure", "died")
 
 
 ANSWERS = {
@@ -363,6 +383,14 @@ def test_what_the_supervisor_says_of_a_process(process, status, word):
         assert_told(told, status, word)
 
 
+@pytest.mark.parametrize(("name", "cost"), [("writer", "spools"), ("http", "status pages"), ("worker-2", "is a gap")])
+def test_what_a_death_has_cost(name, cost):
+    """Only what a worker's connection missed is missing."""
+    told = processes.judge_told(name, Process(pid=1, state="running", restarts=1))
+    assert told is not None
+    assert cost in told.why
+
+
 def test_a_supervisor_that_does_not_answer():
     """That is a failure, unless there is none."""
     gone = NotRunningError("no service is running")
@@ -430,11 +458,15 @@ def with_market(overview, market):
 NEVER = {"never_ticked": 7, "never_ticked_instruments": list(range(1, 8)), "uptime_seconds": 600.0}
 STALE = {"tick_age_s": 90.0, "uptime_seconds": 600.0}
 REASON = "connection 1 has failed over, others record its instruments"
+UNKNOWN = "universe: 'NSE:NOPE' is not in the list"
 SAID = {
     "healthy": (recording.judge_health, said(), "ok", "healthy"),
     "down": (recording.judge_health, said(status="down", reasons=["it is"]), "failure", "it is"),
     "degraded": (recording.judge_health, said(status="degraded", reasons=["a", REASON]), "warning", "a"),
     "only failed over": (recording.judge_health, said(status="degraded", reasons=[REASON]), "ok", "degraded"),
+    "only unknown": (recording.judge_health, said(status="degraded", reasons=[UNKNOWN]), "ok", "degraded"),
+    "unknown": (recording.judge_universe, said(reasons=[REASON, UNKNOWN]), "failure", "'NSE:NOPE' is not in the list"),
+    "known": (recording.judge_universe, said(reasons=[REASON]), "ok", ""),
     "failed over": (recording.judge_failover, said(reasons=[REASON]), "warning", "mds failback 1"),
     "not failed over": (recording.judge_failover, said(), "ok", ""),
     "subscribed": (recording.judge_subscriptions, said(), "ok", "2 instruments"),

@@ -82,6 +82,7 @@ def login(
         raise click.UsageError("give the URL or request token when asked: here other users of this machine can see it")
     settings = config.load(config_file).resolved()
     file = TokenFile(settings.token_file)
+    file.try_folder()  # not after somebody has typed a password and a code
     api_key = _secret("API key", "KITE_API_KEY", settings.api_key.get_secret_value() or _last_key(file))
     api_secret = _secret("API secret", API_SECRET_VARIABLE, os.environ.get(API_SECRET_VARIABLE, ""))
     hide(api_key, api_secret)
@@ -122,12 +123,13 @@ def _last_key(file: TokenFile) -> str:
 
 def _secret(what: str, variable: str, known: str) -> str:
     """Return what is known, else what is typed."""
+    source = f"{variable} is" if os.environ.get(variable) else "this is"
     if not known:
         if not on_terminal():
             raise InputError(f"{variable} is not set, and there is no terminal to ask for the {what}: export it")
         known = read_secret(what)
     if fault := token_fault(known):
-        raise InputError(f"this is no {what}: {fault}; Kite's developer console has it")
+        raise InputError(f"{source} no {what}: {fault}; Kite's developer console has it")
     return known
 
 

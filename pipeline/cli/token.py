@@ -156,11 +156,10 @@ def _told(found: dict[str, Any], now: datetime) -> str:
         age_s = max((now - found["stored_at"]).total_seconds(), 0)
         lines.append(f"  stored   {in_india(found['stored_at'])}, {span(age_s)} ago")
         ended = "expired" if found["expired"] else "expires"
-        lines.append(
-            f"  {ended}  {in_india(found['expires_at'])}, about{'; log in with: mds login' * found['expired']}"
-        )
+        is_dead = found["expired"] and not found["accepted"]
+        lines.append(f"  {ended}  {in_india(found['expires_at'])}, about{'; log in with: mds login' * is_dead}")
     if found["accepted"]:
-        lines.append("  Kite     takes it")
+        lines.append(f"  Kite     {'still ' if found['expired'] else ''}takes it")
     elif found["reason"]:
         lines.append(f"  Kite     {'refuses it' if found['accepted'] is False else 'does not tell'}: {found['reason']}")
     else:

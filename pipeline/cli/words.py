@@ -12,9 +12,10 @@ from typing import Any, Final
 TOKEN_COLUMNS: Final = ("instrument_token", "token")
 SYMBOL_COLUMNS: Final = ("symbol", "tradingsymbol")
 EXCHANGE_COLUMN: Final = "exchange"
-SERIES_COLUMN: Final = "series"  # the NSE's own files have it, and name no exchange
+NSE_COLUMNS: Final = ("series", "%chng")  # the NSE's own files have one of them, and name no exchange
 NSE: Final = "NSE"
 
+_SEPARATORS: Final = ",;\t"
 _BRACKETED: Final = re.compile(r"(\s*)\[(.*)\]\s*", re.DOTALL)
 _PIECE: Final = re.compile(r'"([^"]*)"|([^\s,"]+)|(,)')
 _TOKEN_DIGITS: Final = 4  # fewer may be the end of a name: NIFTY 50, NIFTY 500
@@ -34,14 +35,17 @@ def in_file(text: str) -> Words:
     """Return the words of a file: of a CSV with a header that has a column for them, else of text.
 
     Going through them raises LineError."""
-    lines = text.splitlines(keepends=True)
-    rows = csv.reader("\n" if line.lstrip().startswith("#") else line for line in lines)
-    try:
-        names = [name.strip().lower() for name in next((row for row in rows if any(row)), [])]
-    except csv.Error:
-        names = []
-    column = next((names.index(name) for name in (*TOKEN_COLUMNS, *SYMBOL_COLUMNS) if name in names), None)
-    return in_text(text) if column is None else _in_rows(rows, names, column)
+    lines = ["\n" if line.lstrip().startswith("#") else line for line in text.splitlines(keepends=True)]
+    for separator in _SEPARATORS:
+        rows = csv.reader(lines, delimiter=separator)
+        try:
+            names = [name.strip().lower() for name in next((row for row in rows if any(row)), [])]
+        except csv.Error:
+            continue
+        for name in (*TOKEN_COLUMNS, *SYMBOL_COLUMNS):
+            if name in names:
+                return _in_rows(rows, names, names.index(name))
+    return in_text(text)
 
 
 def in_text(text: str) -> Words:
@@ -84,5 +88,5 @@ def _in_row(row: Mapping[str, str], column: str, line: int) -> str:
         raise LineError(line, f"its column {column} is empty")
     if column in TOKEN_COLUMNS or ":" in word:
         return word
-    exchange = row.get(EXCHANGE_COLUMN, NSE if SERIES_COLUMN in row else "")
+    exchange = row.get(EXCHANGE_COLUMN, NSE if row.keys() & set(NSE_COLUMNS) else "")
     return f"{exchange}:{word}" if exchange else word

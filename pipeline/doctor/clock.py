@@ -17,7 +17,7 @@ SYNCHRONISED = Check(AREA, "clock_synchronised")
 ASK_S = 4.0
 WRONG_S, VERY_WRONG_S = 2.0, 30.0
 _WHY = "every tick is stored with the time at which it came, on that day, and market hours go by this clock"
-_TODO = "switch on time synchronisation: timedatectl set-ntp true, or install chrony"
+_TODO = "switch on time synchronisation: timedatectl set-ntp true, or install chrony; in a container, on its host"
 _TIME_ERROR = 5  # what adjtimex returns while the clock is not synchronised
 _TIMEX_BYTES = 512  # more than any struct timex has
 
@@ -84,4 +84,4 @@ def judge_synchronised(synchronised: bool | None) -> Finding:
         return SYNCHRONISED.skipped("the kernel does not say whether it is synchronised")
     if synchronised:
         return SYNCHRONISED.ok("kept right by time synchronisation")
-    return SYNCHRONISED.warning("nothing keeps it right: the kernel says that it is not synchronised", _WHY, _TODO)
+    return SYNCHRONISED.warning("the kernel does not know of anything that keeps it right", _WHY, _TODO)

@@ -30,7 +30,8 @@ TIME_S = 8.0
 LATEST = 10
 SHOWN_TOKENS = 20
 SUBSCRIPTIONS = "subscriptions.json"  # in the run folder; the supervisor's
-KINDS = frozenset({"connected", "disconnected", "not_connected", "gap", "idle", "stopped"})  # that are told
+UNCONNECTED = frozenset({"disconnected", "not_connected", "idle", "stopped"})  # from then on there is no socket
+KINDS = frozenset({"connected", "gap", *UNCONNECTED})  # that are told
 
 
 class Carried(NamedTuple):
@@ -49,6 +50,13 @@ class Happening(NamedTuple):
     text: str
 
 
+class History(NamedTuple):
+    """What happened today."""
+
+    latest: list[Happening]  # oldest first
+    unconnected_since: str | None  # None: it has a socket, or nothing is known
+
+
 class Depth(NamedTuple):
     """Everything that is known of a connection; without a service what its files tell."""
 
@@ -60,17 +68,13 @@ class Depth(NamedTuple):
     spool_bytes: int
     carried: list[Carried]
     latest: list[Happening]  # of today, oldest first
+    unconnected_since: str | None  # likewise
     findings: list[Finding]
 
     @property
     def since(self) -> str | None:
         """Since when it is in its state: connected, or else without a socket, as far as today's events tell."""
-        if self.status and self.status.start_time:
-            return self.status.start_time
-        since = None
-        for happening in self.latest:
-            since = None if happening.event == "connected" else since or happening.timestamp
-        return since
+        return self.status.start_time if self.status and self.status.start_time else self.unconnected_since
 
     def to_json(self) -> dict[str, Any]:
         """Return it for `--json`."""
@@ -100,39 +104,51 @@ def examine(config: Config, connection_id: int) -> Depth:
     except (MdsError, TimeoutError) as error:
         fault = str(error)
     try:
-        epochs, size, carried, latest = files.result(deadline.left_s)
+        epochs, size, carried, history = files.result(deadline.left_s)
     except OSError as error:  # TimeoutError among them
         raise MdsError(f"{error.filename or config.spool_dir}: {error.strerror or error}") from None
-    clean = [happening._replace(text=redact(happening.text, secrets)) for happening in latest]
+    clean = [happening._replace(text=redact(happening.text, secrets)) for happening in history.latest]
     findings = [cleaned(finding, secrets) for finding in judge(config, connection_id, status, fault)]
-    return Depth(connection_id, status, fault, never, epochs, size, carried, clean, findings)
+    since = history.unconnected_since
+    return Depth(connection_id, status, fault, never, epochs, size, carried, clean, since, findings)
 
 
 def judge(config: Config, connection_id: int, status: ConnectionStatus | None, fault: str) -> list[Finding]:
     """Judge the connection and its process."""
-    if status is None:
-        check = Check(connections.AREA, f"connection_{connection_id}")
-        why = "as far as anybody can tell, nothing is recorded on it"
-        return [check.failure(fault, why, "mds run; where it runs: mds doctor")]
     name = role.worker_role(connection_id)
-    holder = role.read_holder(role.lock_path(config, name))
-    findings = connections.judge(status)
+    holder, is_known = None, True
+    try:
+        holder = role.read_holder(role.lock_path(config, name))
+    except MdsError:  # another user's, for instance
+        is_known = False
+    if status is not None:
+        findings = connections.judge(status)
+    else:
+        check = Check(connections.AREA, f"connection_{connection_id}")
+        nobody = is_known and not holder
+        why = "nothing is recorded on it" if nobody else "its process may be recording, but nobody tells"
+        findings = [check.failure(fault, why, "mds run; where it runs: mds doctor")]
     if holder:
         held = processes.Holding(holder, processes.state_of(holder.pid))
         findings.append(processes.judge_process(name, held, "", config.runtime.run_dir))
     return findings
 
 
-def recent(blocks: Iterable[Any], connection_id: int, limit: int = LATEST) -> list[Happening]:
-    """Return the latest events of a connection that tell of connecting, losing and missing."""
+def recent(blocks: Iterable[Any], connection_id: int, limit: int = LATEST) -> History:
+    """Return what the events of a connection tell of connecting, losing and missing."""
     source = source_of(connection_id)
     mark = f'"source":"{source}"'.encode()
     latest: deque[Happening] = deque(maxlen=limit)
+    since = None
     for block in blocks:
         for line in block.lines if isinstance(block, Block) else ():
             if mark in line and (happening := _happening(line, source)):
                 latest.append(happening)
-    return list(latest)
+                if happening.event == "connected":
+                    since = None
+                elif happening.event in UNCONNECTED:
+                    since = since or happening.timestamp
+    return History(list(latest), since)
 
 
 def carried_by(saved: Mapping[str, Any]) -> list[Carried]:
@@ -159,13 +175,15 @@ def _ask(config: Config, connection_id: int) -> tuple[ConnectionStatus, list[Ins
             raise ControlError("the service answers otherwise than this version of mds expects") from None
 
 
-def _read(config: Config, connection_id: int, today: date) -> tuple[list[int], int, list[Carried], list[Happening]]:
+def _read(config: Config, connection_id: int, today: date) -> tuple[list[int], int, list[Carried], History]:
     epochs = epochs_held(config, connection_id)
     folder = config.spool_dir / str(connection_id)
     size = sum(folders.folder_bytes(folder / str(epoch)) for epoch in epochs)
     events = config.storage.data_dir / event_file_name(today)
-    latest = recent(read_blocks(events, events.stat().st_size), connection_id) if events.is_file() else []
-    return epochs, size, _carried(config.runtime.run_dir / SUBSCRIPTIONS), latest
+    history = History([], None)
+    if events.is_file():
+        history = recent(read_blocks(events, events.stat().st_size), connection_id)
+    return epochs, size, _carried(config.runtime.run_dir / SUBSCRIPTIONS), history
 
 
 def _carried(path: Path) -> list[Carried]:

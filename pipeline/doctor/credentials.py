@@ -11,7 +11,7 @@ from typing import NamedTuple
 from pydantic import SecretStr
 
 from pipeline.config import Config
-from pipeline.credentials import KITE_ZONE, StoredToken, TokenFile, expires_at
+from pipeline.credentials import KITE_ZONE, StoredToken, TokenFile, character_fault, expires_at
 from pipeline.doctor.finding import Check, Finding
 from pipeline.doctor.task import Task
 from pipeline.errors import ConfigError
@@ -27,6 +27,7 @@ VARIABLE, STORED = "KITE_ACCESS_TOKEN", "the stored token"  # where a token may 
 ASK_S = 5.0
 LOGIN = "mds login (or mds token set, where you log in elsewhere)"
 _NO_TOKEN = "without an access token mds run cannot begin"  # noqa: S105  a reason
+_NO_NEXT = "a token is good for a day, and the next one cannot be stored"
 
 
 class Credentials(NamedTuple):
@@ -38,6 +39,7 @@ class Credentials(NamedTuple):
     path: str  # of the token file
     stored: StoredToken | None
     fault: str  # why the token file cannot be used
+    unwritable: str  # why no other token can be stored
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -57,14 +59,19 @@ class Answer(NamedTuple):
 
 def gather(config: Config) -> Credentials:
     """Look what there is in the environment and in the token file."""
-    stored, fault = None, ""
+    stored, fault, unwritable = None, "", ""
+    file = TokenFile(config.token_file)
     try:
-        stored = TokenFile(config.token_file).read()
+        stored = file.read()
     except ConfigError as error:
         fault = str(error)
+    try:
+        file.try_folder()
+    except ConfigError as error:
+        unwritable = str(error)
     key = stored.api_key if stored else None
     api_key = config.api_key if config.api_key.get_secret_value() else key or SecretStr("")
-    return Credentials(api_key, key, config.access_token, str(config.token_file), stored, fault)
+    return Credentials(api_key, key, config.access_token, str(config.token_file), stored, fault, unwritable)
 
 
 def ask(config: Config, found: Credentials) -> list[Answer]:
@@ -89,25 +96,36 @@ def _ask(config: Config, api_key: SecretStr, token: str, source: str) -> Answer:
     return Answer(source, True, f"it is {profile.user_id}'s")
 
 
-def judge(found: Credentials, now: datetime) -> list[Finding]:
-    """Judge what there is, without asking anybody."""
-    return [judge_key(found), judge_token(found), judge_age(found, now)]
+def judge(found: Credentials, now: datetime, answers: Sequence[Answer] = ()) -> list[Finding]:
+    """Judge what there is, knowing what Kite has said of it."""
+    is_taken = any(answer.source == STORED and answer.verdict for answer in answers)
+    return [judge_key(found), judge_token(found), judge_age(found, now, is_taken=is_taken)]
 
 
 def judge_key(found: Credentials) -> Finding:
     """Judge whether there is an API key."""
+    if fault := character_fault(found.api_key.get_secret_value()):
+        what = f"KITE_API_KEY cannot be used: {fault}"
+        return API_KEY.failure(what, "with it mds run does not begin", "set it again, or unset it and: mds login")
     if found.api_key.get_secret_value():
         return API_KEY.ok("there is one")
     return API_KEY.failure(
         "KITE_API_KEY is not set",
         "without the key of a Kite Connect app nothing can be recorded from Kite",
-        "export KITE_API_KEY, as the app's page on developers.kite.trade has it, or try without: mds run --simulate",
+        "mds login, which asks for it, or export KITE_API_KEY, as the app's page on developers.kite.trade has it; or "
+        "try without: mds run --simulate",
     )
 
 
 def judge_token(found: Credentials) -> Finding:
     """Judge whether there is a token, and whether its file is whole and closed to others."""
     has_variable = bool(found.variable.get_secret_value())
+    if fault := character_fault(found.variable.get_secret_value()):
+        what = f"{VARIABLE} cannot be used: {fault}"
+        return ACCESS_TOKEN.failure(what, "with it mds run does not begin", f"set it again, or unset it and: {LOGIN}")
+    if found.unwritable and not has_variable:
+        verdict, why = (ACCESS_TOKEN.warning, _NO_NEXT) if _is_usable(found) else (ACCESS_TOKEN.failure, _NO_TOKEN)
+        return verdict(found.unwritable, why, f"mend that, or let kite.access_token_file name another file; {LOGIN}")
     if found.fault and has_variable:
         return ACCESS_TOKEN.warning(
             f"from {VARIABLE}; {found.fault}",
@@ -119,7 +137,7 @@ def judge_token(found: Credentials) -> Finding:
     if has_variable:
         also = f"; another one is stored in {found.path}" if found.stored else ""
         return ACCESS_TOKEN.ok(f"from {VARIABLE}{also}")
-    if found.stored_key and found.stored_key != found.api_key:
+    if found.stored and not _is_usable(found):
         what = f"the token in {found.path} was made for another API key than KITE_API_KEY"
         return ACCESS_TOKEN.failure(what, "Kite takes a token with its own key only", f"{LOGIN}, or unset KITE_API_KEY")
     if found.stored:
@@ -127,8 +145,13 @@ def judge_token(found: Credentials) -> Finding:
     return ACCESS_TOKEN.failure(f"{VARIABLE} is not set, and there is no {found.path}", _NO_TOKEN, LOGIN)
 
 
-def judge_age(found: Credentials, now: datetime) -> Finding:
-    """Judge by the time when a token was stored whether it can still be alive."""
+def _is_usable(found: Credentials) -> bool:
+    """Tell whether there is a stored token, for the key that there is."""
+    return bool(found.stored) and found.stored_key in (None, found.api_key)
+
+
+def judge_age(found: Credentials, now: datetime, *, is_taken: bool = False) -> Finding:
+    """Judge by the time when a token was stored whether it can still be alive, unless Kite takes it."""
     has_variable = bool(found.variable.get_secret_value())
     if found.stored is None:
         told = f"nobody knows since when {VARIABLE} is good" if has_variable else "there is no stored token"
@@ -141,6 +164,10 @@ def judge_age(found: Credentials, now: datetime) -> Finding:
     if now < dies_at:
         return TOKEN_AGE.ok(f"{when}, good until {dies_at:%Y-%m-%d %H:%M}")
     why = "Kite's access tokens die every morning: what is connected goes on, and the next connect is refused"
+    if is_taken:
+        return TOKEN_AGE.warning(
+            f"{when}: it was to die at {dies_at:%Y-%m-%d %H:%M}, and Kite still takes it", why, LOGIN
+        )
     died = f"{when}: it died at {dies_at:%Y-%m-%d %H:%M}"
     return (TOKEN_AGE.warning if has_variable else TOKEN_AGE.failure)(died, why, LOGIN)
 
@@ -155,7 +182,7 @@ def judge_answers(answers: Sequence[Answer]) -> Finding:
         return ACCEPTED.ok(f"Kite takes {answers[0].source}, {answers[0].said}")
     if True in verdicts:
         return ACCEPTED.warning(
-            f"Kite takes {STORED}, but not {VARIABLE}: {answers[0].said}",
+            f"Kite takes {STORED}, but not {VARIABLE} ({answers[0].said})",
             "mds run begins with the variable, is refused, and only then tries the stored one",
             f"unset {VARIABLE}",
         )

@@ -113,12 +113,13 @@ class Examination:
             return [check.skipped(SIMULATED) for check in credentials.ALL]
         found = credentials.gather(self._config)
         self.secrets = found.secrets
-        findings = credentials.judge(found, self._now)
         if self._offline:
-            return [*findings, credentials.ACCEPTED.skipped(self._no_network)]
+            return [*credentials.judge(found, self._now), credentials.ACCEPTED.skipped(self._no_network)]
         if not found.api_key.get_secret_value():
-            return [*findings, credentials.ACCEPTED.skipped("without an API key Kite cannot be asked")]
-        return [*findings, credentials.judge_answers(credentials.ask(self._config, found))]
+            unasked = credentials.ACCEPTED.skipped("without an API key Kite cannot be asked")
+            return [*credentials.judge(found, self._now), unasked]
+        answers = credentials.ask(self._config, found)
+        return [*credentials.judge(found, self._now, answers), credentials.judge_answers(answers)]
 
     @property
     def _no_network(self) -> str:
@@ -154,7 +155,8 @@ class Examination:
         return findings
 
     def _left(self) -> list[Finding]:
-        running = bool(self._held.roles)
+        held = self._locks.result(LOCKS_S)  # or it is not known whose they are
+        running = bool(held.roles or held.service_pid or held.writer_pid)  # in whichever run folder
         return [folders.judge_left(folders.gather_left(self._config, running=running), running=running)]
 
     def _modes(self) -> list[Mode]:

@@ -125,13 +125,14 @@ def judge_process(name: str, held: Holding, expected_hash: str, run_dir: Path) -
     if held.state in DEAD:
         why = "whoever started it does not see that it has ended"
         return check.failure(f"{what} is dead, and nobody has noticed", why, "mds stop, then: mds run")
-    again = "restart the service, which adopts and renews what runs: mds stop, then mds run"
+    again = "restart it: mds stop, then: mds run"
     if held.holder.version != __version__:
         told = f"{what} is of version {held.holder.version}, installed is {__version__}"
         return check.warning(told, "commands and processes of two versions may not understand each other", again)
     if expected_hash and held.holder.config_hash != expected_hash:
-        why = "what was changed in the file or in the environment since it was started does not hold yet"
-        return check.warning(f"{what} was started with other settings", why, again)
+        why = "what the file and the environment say here and now does not hold there"
+        todo = f"where the service has an environment of its own, call mds with that; else {again}"
+        return check.warning(f"{what} was started with other settings", why, todo)
     log = "" if name == SUPERVISOR else f"; its log is {run_dir / f'{name}.log'}"
     return check.ok(f"{what} runs{log}")
 
@@ -163,5 +164,14 @@ def judge_told(name: str, process: Process) -> Finding | None:
         return check.warning(what, "the status pages cannot be seen", "end that program, or set http.listen")
     if process.restarts:
         what = f"{name} has died {readable.counted(process.restarts, 'time')}, and runs again"
-        return check.warning(what, "what its connection missed meanwhile is a gap", "see its log, and mds events")
+        return check.warning(what, _missed(name), "see its log in the run folder, and mds events")
     return None
+
+
+def _missed(name: str) -> str:
+    """Return what the death of a process has cost."""
+    if name == WRITER:
+        return "ticks waited in the spools meanwhile, and are stored by now"
+    if name == HTTP:
+        return "the status pages could not be seen meanwhile"
+    return "what its connection missed meanwhile is a gap"

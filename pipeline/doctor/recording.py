@@ -16,6 +16,7 @@ from pipeline.store.files import GapEvent
 AREA = "recording"
 HEALTH = Check(AREA, "health")
 FAILOVER = Check(AREA, "failover")
+UNIVERSE = Check(AREA, "universe")
 SUBSCRIPTIONS = Check(AREA, "subscriptions")
 NEVER_TICKED = Check(AREA, "never_ticked")
 FLOW = Check(AREA, "tick_flow")
@@ -28,6 +29,7 @@ SHOWN = 5  # tokens, causes
 SLOW_COMMIT_MS = 500.0
 MANY_GAPS = 20
 _FAILED_OVER = re.compile(r"connection ([12]) has failed over")
+_UNKNOWN = "universe: "  # begins the reason that the settings name what is not known
 
 
 def judge(said: Overview, config: Config) -> list[Finding]:
@@ -35,6 +37,7 @@ def judge(said: Overview, config: Config) -> list[Finding]:
     return [
         judge_health(said),
         judge_failover(said),
+        judge_universe(said),
         judge_subscriptions(said),
         judge_never_ticked(said),
         judge_flow(said, config.market.stale_s),
@@ -50,8 +53,9 @@ def market_of(said: Overview) -> str:
 
 
 def judge_health(said: Overview) -> Finding:
-    """Judge what the service says of itself; that others record for a connection is a finding of its own."""
-    reasons = [reason for reason in said.health.reasons if not _FAILED_OVER.match(reason)]
+    """Judge what the service says of itself; of some of the reasons there are findings of their own."""
+    own = (_FAILED_OVER.match, _unknown)
+    reasons = [reason for reason in said.health.reasons if not any(is_told(reason) for is_told in own)]
     if not reasons:
         return HEALTH.ok(f"{said.health.status}, up {readable.span(said.health.uptime_seconds)}")
     what = f"{said.health.status}: {'; '.join(reasons)}"
@@ -69,6 +73,19 @@ def judge_failover(said: Overview) -> Finding:
     why = "the spare is in use: another failure may leave instruments uncovered"
     todo = f"cure that connection; it gets them back by itself, or, if it was asked for: mds failback {over[0]}"
     return FAILOVER.warning(what, why, todo)
+
+
+def judge_universe(said: Overview) -> Finding:
+    """Judge whether all that the settings name is known."""
+    unknown = [told for reason in said.health.reasons if (told := _unknown(reason))]
+    if not unknown:
+        return UNIVERSE.ok("nothing in the settings is unknown")
+    todo = "correct [universe] in the settings (mds instruments find), then: mds stop, mds run"
+    return UNIVERSE.failure("; ".join(unknown), "what is not known is not recorded", todo)
+
+
+def _unknown(reason: str) -> str | None:
+    return reason.removeprefix(_UNKNOWN) if reason.startswith(_UNKNOWN) else None
 
 
 def judge_subscriptions(said: Overview) -> Finding:

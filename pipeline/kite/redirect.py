@@ -78,8 +78,9 @@ def _shown(status: str) -> str:
 class Listener:
     """Takes one redirect at an address of this machine; a context, in which it listens.
 
-    A redirect is known by the `state` that was sent along with the login URL. Whatever else is asked for is refused and
-    forgotten. Raises RedirectError where it cannot listen.
+    A redirect with another `state` than the one that was sent along with the login URL is refused and forgotten. One
+    without any is taken: with a token from elsewhere one is logged in as somebody else, and told so. Raises
+    RedirectError where it cannot listen.
 
     `open_url` is where a browser is to be sent that cannot be given `login_url` itself: arguments of a process can be
     seen by everybody on this machine, and the API key is part of that URL. It works once.
@@ -142,7 +143,7 @@ class Listener:
             fields = {}
         if not fields.keys() & {"request_token", "status", STATE}:
             return HTTPStatus.NOT_FOUND, "Nothing here", "This page waits for Kite's redirect only."
-        state = fields.get(STATE, [""])
+        state = fields.get(STATE, [self._state])  # who hands the redirect on may have lost it
         if len(state) != 1 or not secrets.compare_digest(state[0].encode(), self._state.encode()):
             return HTTPStatus.BAD_REQUEST, "Ignored", "This does not come from the login that mds login waits for."
         with self._lock:
