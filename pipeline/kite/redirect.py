@@ -138,7 +138,7 @@ class Listener:
                 url, self._login_url = self._login_url, None
                 return HTTPStatus.FOUND, "Found", url
         try:
-            fields = parse_qs(query, max_num_fields=100)
+            fields = parse_qs(query, keep_blank_values=True, max_num_fields=100)
         except ValueError:
             fields = {}
         if not fields.keys() & {"request_token", "status", STATE}:
