@@ -109,14 +109,6 @@ class Hours:
         """Tell whether anything of these segments trades."""
         return self.outlook(now, segments).state
 
-    def is_open(self, segment: int, now: datetime) -> bool:
-        """Tell whether a segment is known to trade."""
-        return self.outlook(now, (segment,)).state == "open"
-
-    def next_change(self, now: datetime, segments: Collection[int] = ()) -> datetime | None:
-        """Return when `state` will be another; None where that is not to be seen."""
-        return self.outlook(now, segments).until
-
     def outlook(self, now: datetime, segments: Collection[int] = ()) -> Outlook:
         """Return the state with its beginning and end. It may be asked often."""
         if self._is_always_open:
@@ -129,16 +121,8 @@ class Hours:
             found = self._trading[trades] = self._around(now, self._sessions(now, trades))
         return Outlook("open" if found.is_in else "closed", *self._shown(found))
 
-    def is_trading_day(self, day: date, segments: Collection[int] = ()) -> bool:
-        """Tell whether anything of these segments trades on a day; where nobody knows, weekdays count."""
-        return self._trades_on(day, _trades(segments)) or any(day == extra for extra, _ in self._extra)
-
-    def should_connect(self, now: datetime, segments: Collection[int] = ()) -> bool:
-        """Tell whether connections should be open for these segments."""
-        return self.window(now, segments).is_open
-
     def window(self, now: datetime, segments: Collection[int] = ()) -> Window:
-        """Return the same with its beginning and end. It may be asked often."""
+        """Return whether connections should be open for these segments. It may be asked often."""
         if self._settings.connect is None:
             return Window(is_open=True)
         trades = _trades(segments)

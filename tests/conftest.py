@@ -43,6 +43,12 @@ def no_settings(monkeypatch):
 
 
 @pytest.fixture
+def in_tmp_path(monkeypatch, tmp_path):
+    """Work in an empty folder."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
 def run_mds(monkeypatch, capsys):
     """Run `mds` to its end in this process; returns exit code, stdout, stderr."""
 

@@ -7,20 +7,9 @@ import pytest
 
 from pipeline.instruments.listing import SymbolError
 from pipeline.instruments.symbols import Symbols
+from tests.kite_list import HEADER, ROWS, csv_of
 
-HEADER = (
-    "instrument_token,exchange_token,tradingsymbol,name,last_price,expiry,strike,tick_size,lot_size,instrument_type,"
-    "segment,exchange"
-)
-ROWS = (
-    "408065,1594,INFY,INFOSYS,0.0,,0,0.05,1,EQ,NSE,NSE",
-    "128053508,500209,INFY,INFOSYS,0.0,,0,0.05,1,EQ,BSE,BSE",
-    "738561,2885,RELIANCE,RELIANCE INDUSTRIES,0.0,,0,0.05,1,EQ,NSE,NSE",
-    '256265,1001,NIFTY 50,"NIFTY, 50",0.0,,0,0,0,EQ,INDICES,NSE',
-    "519937,2031,M&M,MAHINDRA,0.0,,0,0.05,1,EQ,NSE,NSE",
-    "11924738,46581,NIFTY25OCTFUT,NIFTY,0.0,2025-10-28,0,0.1,75,FUT,NFO-FUT,NFO",
-)
-LIST = "\n".join((HEADER, *ROWS, ""))
+LIST = csv_of(*ROWS[:6])  # up to the first future
 NEW, OLD = date(2025, 10, 3), date(2025, 10, 1)
 
 

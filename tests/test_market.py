@@ -42,6 +42,11 @@ def hours(almanac: Almanac | None = ALMANAC, **changes: Any):
     return Hours(Market(**changes), ZONE, almanac)
 
 
+def trades(found, segment, now):
+    """Tell whether a segment is known to trade."""
+    return found.state(now, (segment,)) == "open"
+
+
 TABLE = {
     "before the session": (at("09:14:59"), NSE, False),
     "at its beginning": (at("09:15"), NSE, True),
@@ -65,14 +70,14 @@ TABLE = {
 @pytest.mark.parametrize(("now", "segment", "is_open"), TABLE.values(), ids=TABLE.keys())
 def test_what_trades_when(now, segment, is_open):
     """Segments have hours of their own."""
-    assert hours().is_open(segment, now) == is_open
+    assert trades(hours(), segment, now) == is_open
     assert hours().state(now, [segment]) == ("open" if is_open else "closed")
 
 
 def test_a_holiday_of_commodities():
     """On it they do not trade at all."""
-    assert not hours(commodity_holidays=(HOLIDAY,)).is_open(MCX, at("18:00", HOLIDAY))
-    assert not hours(commodity_holidays=(MONDAY,)).is_open(MCX, at("12:00"))
+    assert not trades(hours(commodity_holidays=(HOLIDAY,)), MCX, at("18:00", HOLIDAY))
+    assert not trades(hours(commodity_holidays=(MONDAY,)), MCX, at("12:00"))
 
 
 def test_what_is_subscribed_counts():
@@ -88,27 +93,27 @@ def test_what_is_subscribed_counts():
 
 def test_the_next_change():
     """It is the end of what trades last, or the beginning of the next session, over nights, weekends and holidays."""
-    assert hours().next_change(at("12:00")) == at("15:30")
-    assert hours().next_change(at("12:00"), (NSE, MCX)) == at("23:30")
-    assert hours().next_change(at("16:00")) == at("09:15", MONDAY + timedelta(days=2))
-    assert hours().next_change(at("16:00"), (MCX,)) == at("23:30")
-    assert hours().next_change(at("16:00", MONDAY - timedelta(days=3))) == at("09:15")
+    assert hours().outlook(at("12:00")).until == at("15:30")
+    assert hours().outlook(at("12:00"), (NSE, MCX)).until == at("23:30")
+    assert hours().outlook(at("16:00")).until == at("09:15", MONDAY + timedelta(days=2))
+    assert hours().outlook(at("16:00"), (MCX,)).until == at("23:30")
+    assert hours().outlook(at("16:00", MONDAY - timedelta(days=3))).until == at("09:15")
 
 
 def test_without_an_almanac_nobody_knows():
     """Nothing is judged then; without a calendar the market is always open."""
     unknown, always = hours(None), hours(None, calendar="")
-    assert (unknown.state(at("12:00")), unknown.next_change(at("12:00"))) == ("unknown", None)
-    assert not unknown.is_open(NSE, at("12:00"))
-    assert (always.state(at("03:00")), always.next_change(at("03:00"))) == ("open", None)
-    assert always.is_open(MCX, at("03:00"))
+    assert (unknown.state(at("12:00")), unknown.outlook(at("12:00")).until) == ("unknown", None)
+    assert not trades(unknown, NSE, at("12:00"))
+    assert (always.state(at("03:00")), always.outlook(at("03:00")).until) == ("open", None)
+    assert trades(always, MCX, at("03:00"))
 
 
 def test_beyond_what_the_almanac_knows():
     """Every weekday counts as one with a session at the usual hours."""
     short = hours(an_almanac(known_until=MONDAY))
     assert short.state(at("12:00", HOLIDAY)) == "open"
-    assert short.next_change(at("12:00", HOLIDAY)) == at("15:30", HOLIDAY)
+    assert short.outlook(at("12:00", HOLIDAY)).until == at("15:30", HOLIDAY)
     assert short.state(at("12:00", SATURDAY_SESSION)) == "closed"
     ended = hours(Almanac({}, MONDAY, MONDAY - timedelta(days=100)))
     assert ended.state(at("12:00")) == "open"
@@ -118,24 +123,22 @@ def test_an_extra_session_opens_everything():
     """Whatever the calendar says."""
     muhurat = hours(extra_sessions=("2026-11-29 18:00-19:15",))
     sunday = date(2026, 11, 29)
-    assert [muhurat.is_open(s, at("18:00", sunday)) for s in (NSE, CDS, MCX)] == [True, True, True]
-    assert muhurat.next_change(at("18:30", sunday)) == at("19:15", sunday)
-    assert muhurat.is_trading_day(sunday)
-    assert not hours().is_trading_day(sunday)
+    assert [trades(muhurat, s, at("18:00", sunday)) for s in (NSE, CDS, MCX)] == [True, True, True]
+    assert muhurat.outlook(at("18:30", sunday)).until == at("19:15", sunday)
 
 
 def test_connections_without_a_window():
     """They are always open."""
-    assert hours().should_connect(at("03:00"))
+    assert hours().window(at("03:00")).is_open
     assert hours().rests(at("03:00")) == []
 
 
 def test_the_window():
     """Connections are open in it, on days on which something that is subscribed trades."""
     found = hours(**WINDOW)
-    assert [found.should_connect(at(t)) for t in ("08:54", "08:55", "12:00", "15:35")] == [False, True, True, False]
-    assert not found.should_connect(at("12:00", HOLIDAY))
-    assert found.should_connect(at("12:00", HOLIDAY), (MCX,))
+    assert [found.window(at(t)).is_open for t in ("08:54", "08:55", "12:00", "15:35")] == [False, True, True, False]
+    assert not found.window(at("12:00", HOLIDAY)).is_open
+    assert found.window(at("12:00", HOLIDAY), (MCX,)).is_open
     assert found.window(at("16:00")) == (False, at("15:35"), at("08:55", MONDAY + timedelta(days=2)))
     assert found.window(at("09:00")) == (True, at("08:55"), at("15:35"))
 
@@ -144,16 +147,16 @@ def test_the_window_of_an_extra_session():
     """It is open a while before and after, on days without a window of their own, too."""
     found = hours(**WINDOW, extra_sessions=("2026-11-29 18:00-19:15",))
     sunday = date(2026, 11, 29)
-    assert not found.should_connect(at("12:00", sunday))
+    assert not found.window(at("12:00", sunday)).is_open
     assert found.window(at("18:00", sunday)) == (True, at("17:40", sunday), at("19:35", sunday))
 
 
 def test_the_window_while_nobody_knows():
     """It follows weekdays."""
     found = hours(None, **WINDOW)
-    assert found.should_connect(at("12:00"))
-    assert found.should_connect(at("12:00", HOLIDAY))
-    assert not found.should_connect(at("12:00", SATURDAY_SESSION))
+    assert found.window(at("12:00")).is_open
+    assert found.window(at("12:00", HOLIDAY)).is_open
+    assert not found.window(at("12:00", SATURDAY_SESSION)).is_open
 
 
 def test_rests():
@@ -198,18 +201,17 @@ SETTINGS = st.fixed_dictionaries(
 def test_nothing_changes_until_the_next_change(changes, now, segments, part):
     """Up to it the state is the same, and from it on another; so for the window."""
     for found in (hours(**changes), hours(**changes, **WINDOW)):
-        change = found.next_change(now, segments)
+        change = found.outlook(now, segments).until
         if change is None:  # it never trades, but in an extra session that is over
-            was_extra = any(text.startswith(f"{now:%Y-%m-%d}") for text in changes.get("extra_sessions", ()))
-            assert (found.state(now, segments), found.is_trading_day(now.date(), segments)) == ("closed", was_extra)
+            assert found.state(now, segments) == "closed"
             continue
         assert change > now
         between = now + (change - STEP - now) * part
         assert found.state(between, segments) == found.state(now, segments) != found.state(change, segments)
         window = found.window(now, segments)
         if window.until is not None:
-            assert found.should_connect(window.until - STEP, segments) == window.is_open or window.until - STEP < now
-            assert found.should_connect(window.until, segments) != window.is_open
+            assert found.window(window.until - STEP, segments).is_open == window.is_open or window.until - STEP < now
+            assert found.window(window.until, segments).is_open != window.is_open
 
 
 @settings(max_examples=200)
@@ -221,19 +223,17 @@ def test_what_it_was_asked_before_makes_no_difference(changes, questions):
         fresh = hours(**changes, **WINDOW)
         assert asked.outlook(now, segments).state == fresh.outlook(now, segments).state
         assert asked.outlook(now, segments).until == fresh.outlook(now, segments).until
-        assert asked.should_connect(now, segments) == fresh.should_connect(now, segments)
+        assert asked.window(now, segments).is_open == fresh.window(now, segments).is_open
 
 
 @settings(max_examples=200)
 @given(SETTINGS, MOMENTS, SEGMENTS)
 def test_what_follows_from_open(changes, now, segments):
-    """It is a trading day then, some segment is open, and another zone tells the same."""
+    """Some segment is open then, and another zone tells the same."""
     found = hours(**changes)
     is_open = found.state(now, segments) == "open"
-    assert is_open == any(found.is_open(segment, now) for segment in segments or SHARES)
+    assert is_open == any(trades(found, segment, now) for segment in segments or SHARES)
     assert found.state(now.astimezone(UTC), segments) == found.state(now, segments)
-    if is_open:
-        assert found.is_trading_day(now.date(), segments)
 
 
 @settings(max_examples=100)
@@ -244,6 +244,6 @@ def test_rests_are_where_nobody_should_connect(now, segments):
     rests = found.rests(now, segments)
     for begin, end in rests:
         assert begin < end
-        assert not found.should_connect(begin, segments)
-        assert found.should_connect(end, segments) or end > now + timedelta(days=10)
-    assert any(begin <= now < end for begin, end in rests) != found.should_connect(now, segments)
+        assert not found.window(begin, segments).is_open
+        assert found.window(end, segments).is_open or end > now + timedelta(days=10)
+    assert any(begin <= now < end for begin, end in rests) != found.window(now, segments).is_open

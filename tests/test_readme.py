@@ -86,3 +86,14 @@ def test_examples_of_settings_are_read(tmp_path, text):
     """Each is a settings file that is understood."""
     (tmp_path / "mds.toml").write_text(text, encoding="utf-8")
     assert config.load(tmp_path / "mds.toml") != config.Config()
+
+
+@pytest.mark.usefixtures("no_settings", "in_tmp_path")
+def test_what_the_doctor_says(run_mds, monkeypatch, tmp_path):
+    """The example is what it says where nobody has logged in."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
+    area, *finding = next(text for text in blocks("") if "why:" in text).splitlines()
+    code, told, _ = run_mds("doctor", "--offline")
+    assert code == 1
+    assert area in told.splitlines()
+    assert "\n".join(finding).replace("/home/you/.config", str(tmp_path)) in told

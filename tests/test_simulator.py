@@ -30,16 +30,10 @@ from pipeline.simulator.faults import ODD_TEXTS, Faults, parse
 from pipeline.simulator.market import SEGMENTS, Market, tokens
 from tests.test_simulator_market import messages_in, split
 
+pytestmark = pytest.mark.usefixtures("no_settings", "in_tmp_path")
+
 DEADLINE_S = 20.0
 DEAD = 13 << 8 | 1
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch, tmp_path):
-    for name in list(os.environ):
-        if name.startswith(("MDS_", "KITE_")):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
 
 
 @contextmanager

@@ -5,7 +5,6 @@ import csv
 import gzip
 import hashlib
 import json
-import os
 import socket
 import urllib.error
 import urllib.request
@@ -31,17 +30,11 @@ from pipeline.simulator.market import tokens
 from tests.test_simulator import client, first_of, get, is_ticks, program, running, scenario, status_of, subscribe
 from tests.test_simulator_market import split
 
+pytestmark = pytest.mark.usefixtures("no_settings", "in_tmp_path")
+
 SECRET = "the-api-secret"  # noqa: S105  made up
 FORM = {"api_key": "key", "request_token": "r" * 32, "checksum": "0" * 64}
 QUESTION = b"POST /session/token HTTP/1.1\r\nHost: kite\r\n"
-
-
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch, tmp_path):
-    for name in list(os.environ):
-        if name.startswith(("MDS_", "KITE_")):
-            monkeypatch.delenv(name)
-    monkeypatch.chdir(tmp_path)
 
 
 class _Stay(urllib.request.HTTPRedirectHandler):
