@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 from pipeline.errors import MdsError
 
-ANALYSIS = ("pandas", "plotly", "polars", "pyarrow")
+ANALYSIS = ("plotly", "polars", "pyarrow")
 
 
 class MissingExtraError(MdsError, ImportError):

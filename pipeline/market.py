@@ -15,6 +15,7 @@ from pipeline.rules import parse_session
 
 BACK_DAYS, AHEAD_DAYS = 8, 16  # are looked at: in between there are a session and a night
 EXTRA_MARGIN = timedelta(minutes=20)  # around an extra session: connections are open
+WARNED_DAYS = 30  # before the end of what the calendar knows: a newer one is due
 SATURDAY = 5
 USUAL = (time(9, 15), time(15, 30))  # of shares
 

@@ -407,7 +407,7 @@ class MarketDataService:
         try:
             return describe(self._ask(request)) | {"success": True}
         except MdsError as error:
-            log.warning("nothing is changed: %s", error)
+            log.warning("refused: %s", error)
             return answers.refused(error)
 
     def _storage(self, storage: Storage) -> dict[str, Any]:

@@ -319,6 +319,9 @@ def test_a_rule_waits_for_the_spot():
     house = House(LIST, select=(RULE,))
     assert house.symbols() == {"NSE:NIFTY 50"}
     assert house.roster.reasons == [f"universe: {RULE}: waits for the first price of NSE:NIFTY 50"]
+    house.subscriptions.rest(on=True)
+    assert house.roster.reasons == []  # there can be none now
+    house.subscriptions.rest(on=False)
     house.tick(256265, 24_930.0)
     assert house.strikes() == [24_800, 24_900, 25_000]
     assert len(house.symbols()) == 7

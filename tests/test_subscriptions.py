@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from pipeline.config import CONNECTIONS, MAX_INSTRUMENTS
 from pipeline.errors import AlreadySubscribedError, CapacityError, NotSubscribedError, RequestRefusedError
+from pipeline.instruments.roll import Identity
 from pipeline.supervisor import subscriptions as module
 from pipeline.supervisor.subscriptions import MODES, Changed, Instruments, Refusal, Subscriptions, Wanted
 
@@ -65,6 +66,17 @@ def test_modes_have_their_connections(max_connections, mode, connection_id):
     assert changed.connections == {str(connection_id): 1}
     assert subscriptions.of(connection_id) == {408065: mode}
     assert subscriptions.carrier(408065) == connection_id
+
+
+def test_refusals_name_symbols():
+    """Whoever asks by symbol is not answered in tokens alone."""
+    subscriptions = Subscriptions(3)
+    subscriptions.who_is = {1: Identity("NSE:INFY", None), 2: Identity("NSE:TCS", None)}.get
+    subscriptions.subscribe([1], "quote", NOW)
+    with pytest.raises(AlreadySubscribedError, match=r"already subscribed: 1 NSE:INFY \(connection 1, quote\)"):
+        subscriptions.subscribe([1], "quote", NOW)
+    with pytest.raises(NotSubscribedError, match="not subscribed: 2 NSE:TCS, 3;"):
+        subscriptions.unsubscribe([2, 3])
 
 
 def test_the_universe_is_taken_as_far_as_possible():

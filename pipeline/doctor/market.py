@@ -13,13 +13,13 @@ import orjson
 
 from pipeline.config import CHILD_VARIABLE, Config
 from pipeline.doctor.finding import Check, Finding
+from pipeline.market import WARNED_DAYS
 
 AREA = "market"
 HOURS = Check(AREA, "market_hours")
 LIST = Check(AREA, "instrument_list")
 
 ASK_S = 6.0
-CALENDAR_DAYS = 30  # with fewer left in it a newer one is due
 UPGRADE = "pip install --upgrade exchange_calendars"
 _LIST_FILE = re.compile(r"instruments_(\d{4}-\d{2}-\d{2})\.csv(\.gz|\.zst)?")
 
@@ -72,7 +72,7 @@ def judge_hours(calendar: str, almanac: Almanac | None, now: datetime) -> Findin
     else:
         what = f"{calendar} is closed" + (f" until {following.astimezone(zone):%a %d %b %H:%M}" if following else "")
     what += f"; its calendar goes to {almanac.known_until}"
-    if almanac.known_until - now.date() < timedelta(days=CALENDAR_DAYS):
+    if almanac.known_until - now.date() < timedelta(days=WARNED_DAYS):
         why = "after that every weekday counts as a trading day, holidays too: then there are false alarms"
         return HOURS.warning(what, why, UPGRADE)
     return HOURS.ok(what)

@@ -15,7 +15,7 @@ from zoneinfo import ZoneInfo
 
 from pipeline import almanac, readable
 from pipeline.config import CONNECTIONS, Config
-from pipeline.market import Almanac, Hours, Window
+from pipeline.market import WARNED_DAYS, Almanac, Hours, Window
 from pipeline.supervisor import errand
 from pipeline.supervisor.board import Board
 from pipeline.supervisor.desk import Desk
@@ -28,7 +28,6 @@ log = logging.getLogger(__name__)
 MODULE = "pipeline.almanac"  # python -m ...
 LOOK_S = 60.0
 AGAIN_S = 3600.0  # after a failure
-WARNED_DAYS = 14  # before the calendar ends
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _US = timedelta(microseconds=1)
 

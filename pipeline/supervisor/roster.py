@@ -67,6 +67,7 @@ class Roster:
         self._begun_with: set[int] = set()  # what was wanted when it was saved; of that, people have unsubscribed some
         self._unknown: dict[str, str] = {}  # words that mean nothing, and rules that pick nothing, and why
         self._told: dict[str, str] = {}  # of these, in the log
+        self._waiting: dict[str, str] = {}  # rules without a price to go by yet
         self.expired: dict[str, date] = {}  # words that mean nothing any more
 
     # What is asked of it.
@@ -87,8 +88,11 @@ class Roster:
     @property
     def reasons(self) -> list[str]:
         """Why not all that the settings name is recorded."""
-        told = [f"universe: {reason}" for reason in list(self._unknown.values())[:SHOWN]]
-        more = len(self._unknown) - len(told)
+        unknown = list(self._unknown.values())
+        if not self._subscriptions.resting:  # nobody has a price then
+            unknown += self._waiting.values()
+        told = [f"universe: {reason}" for reason in unknown[:SHOWN]]
+        more = len(unknown) - len(told)
         left = sum(token not in self._subscriptions.all for token in self._refused)
         if more:
             told.append(f"universe: {more} more are not known")
@@ -256,8 +260,11 @@ class Roster:
             found.sort(key=lambda i: abs(i.strike - (price or 0)))  # where there is no room for all, for the nearest
             picked |= {i.token: rule.mode for i in found if i.token not in picked}
             self._unknown.pop(rule.text, None)
-            if not found:
-                self._unknown[rule.text] = f"{rule.text}: {_fault(rule, derivatives, spot, price)}"
+            self._waiting.pop(rule.text, None)
+            if rule.kind == "options" and spot is not None and price is None:
+                self._waiting[rule.text] = f"{rule.text}: waits for the first price of {spot.symbol}"
+            elif not found:
+                self._unknown[rule.text] = f"{rule.text}: {_fault(rule, derivatives, spot)}"
         is_of_today = self._picked_on == self._day
         self._picked = picked if is_whole and not is_of_today else picked | self._picked
         if is_whole:
@@ -345,12 +352,10 @@ def _names(identities: Mapping[int, Identity]) -> dict[str, int]:
     return whole | {name: t for symbol, t in whole.items() if bare[name := symbol.partition(":")[2]] == 1}
 
 
-def _fault(rule: Rule, derivatives: Sequence[Instrument], spot: Instrument | None, price: float | None) -> str:
+def _fault(rule: Rule, derivatives: Sequence[Instrument], spot: Instrument | None) -> str:
     """Return why a rule picks nothing."""
     if not derivatives:
         return f"the list of instruments has no derivatives of {rule.name} on {rule.exchange}"
     if rule.kind == "options" and spot is None:
         return f"the list of instruments has no price of {rule.name} to go by"
-    if rule.kind == "options" and price is None and spot is not None:
-        return f"waits for the first price of {spot.symbol}"
     return "there is no such expiry"

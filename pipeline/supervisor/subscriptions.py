@@ -261,7 +261,9 @@ class Subscriptions:
         unique, repeats = _once(tokens)
         unknown = [token for token in unique if token not in self.all]
         if unknown and not ignore_unknown:
-            raise _not_subscribed(unknown, "leave them out, or pass over them with: mds unsubscribe --ignore-unknown")
+            raise self._not_subscribed(
+                unknown, "leave them out, or pass over them with: mds unsubscribe --ignore-unknown"
+            )
         known = [token for token in unique if token in self.all]
         connections = self._homes_of(known)
         with self._moving(known):
@@ -281,7 +283,7 @@ class Subscriptions:
         unique, repeats = _once(tokens)
         unknown = [token for token in unique if token not in self.all]
         if unknown and not subscribe_unknown:
-            raise _not_subscribed(unknown, f"leave them out, or subscribe them with: mds subscribe --mode {mode}")
+            raise self._not_subscribed(unknown, f"leave them out, or subscribe them with: mds subscribe --mode {mode}")
         target = self.connection_for(mode)
         arriving = [t for t in unique if t in self.all and self.all[t].connection_id != target]
         room = self.available(target) - len(unknown)
@@ -622,12 +624,23 @@ class Subscriptions:
 
     def _already(self, tokens: Sequence[int]) -> AlreadySubscribedError:
         places = [(token, self.all[token].connection_id, self.all[token].mode) for token in tokens]
-        shown = ", ".join(f"{token} (connection {c}, {mode})" for token, c, mode in places[:SHOWN_TOKENS])
+        shown = ", ".join(f"{self._called(token)} (connection {c}, {mode})" for token, c, mode in places[:SHOWN_TOKENS])
         names = ("instrument_token", "connection_id", "mode")
         return AlreadySubscribedError(
             f"already subscribed: {shown}{_more(tokens)}; nothing was changed, leave them out, or use: mds mode",
             {"duplicates": [dict(zip(names, place, strict=True)) for place in places]},
         )
+
+    def _not_subscribed(self, tokens: Sequence[int], way_out: str) -> NotSubscribedError:
+        shown = ", ".join(map(self._called, tokens[:SHOWN_TOKENS]))
+        return NotSubscribedError(
+            f"not subscribed: {shown}{_more(tokens)}; nothing was changed, {way_out}", {"unknown": list(tokens)}
+        )
+
+    def _called(self, token: int) -> str:
+        known = self.all.get(token)
+        identity = known.identity if known else self.who_is(token)
+        return f"{token} {identity.symbol}" if identity else str(token)
 
     def _no_room(self, connection_id: int, requested: int, available: int) -> CapacityError:
         return CapacityError(
@@ -646,13 +659,6 @@ class Subscriptions:
 def segment(token: int) -> int:
     """Return what tells exchange and kind of an instrument (https://kite.trade/docs/connect/v3/websocket/)."""
     return token & 0xFF
-
-
-def _not_subscribed(tokens: Sequence[int], way_out: str) -> NotSubscribedError:
-    shown = ", ".join(map(str, tokens[:SHOWN_TOKENS]))
-    return NotSubscribedError(
-        f"not subscribed: {shown}{_more(tokens)}; nothing was changed, {way_out}", {"unknown": list(tokens)}
-    )
 
 
 def _more(tokens: Sequence[int]) -> str:
