@@ -41,6 +41,7 @@ class GapTracker:
         self._late: dict[int, int] = {}  # wanted only since this time, within the interruption
         self._held: frozenset[int] = frozenset()  # by another connection, until this one covers them
         self._rests: Sequence[tuple[int, int]] = ()
+        self._overdue_until: dict[int, int] = {}  # when it was told what these had missed: orders may come twice
         self._cause: str | None = None
         self._from_ns = 0
         had_instruments = predecessor.last_recv_ns > 0 or predecessor.end == "unknown"
@@ -109,7 +110,8 @@ class GapTracker:
         instruments since when another connection has recorded them, even if it does no longer and they are wanted here
         again: the rest is that one's to miss. `held` tells of new ones that another keeps until they are `taken`, and
         `missing` of those that nobody records since a time. What is `due` should be recorded since a time at which a
-        rest was over, unless it is. `rests` are the latest ones; without any, those that were told before hold.
+        rest was over, unless it is; until now, if it is wanted no more. `rests` are the latest ones; without any, those
+        that were told before hold.
         `down_by` is why the connection is down, if it is: new instruments miss what comes until it is not.
         """
         is_first = self._wanted is None
@@ -117,8 +119,10 @@ class GapTracker:
         is_unknown = is_first and before is None
         self._wanted = frozenset(wanted)
         self._rests = rests or self._rests
-        due = {t: since for t, since in due.items() if t in self._wanted and (is_first or not had)}
-        gaps = []
+        due = due if is_first or not had else NOTHING
+        overdue = due.keys() - self._wanted - (had if self._cause else set())
+        gaps = self._overdue({token: due[token] for token in overdue}, relieved, now_ns)
+        due = {t: since for t, since in due.items() if t in self._wanted}
         gone = had - self._wanted - self._held
         if self._cause is None:
             since_ns = self.last_frame_ns
@@ -127,7 +131,7 @@ class GapTracker:
             back = had.intersection(self._wanted, relieved) if is_first else frozenset()
             missed = {token: relieved.get(token, now_ns) for token in gone | back}
             missed = {t: to_ns for t, to_ns in missed.items() if t not in relieved or to_ns > self._from_ns}
-            gaps = self._missed(missed)
+            gaps += self._missed(missed)
             self._late.update(dict.fromkeys(back, now_ns))
             if is_unknown and not self._wanted:
                 gaps.append(self._nobodys(now_ns))
@@ -175,6 +179,17 @@ class GapTracker:
         self._end()
         return gaps
 
+    def _overdue(self, due: Mapping[int, int], relieved: Mapping[int, int], now_ns: int) -> list[Gap]:
+        """Return what these have missed, which are wanted no more."""
+        from_ns = self._from_ns if self._cause else 0
+        spans: dict[tuple[int, int], list[int]] = {}
+        for token, since_ns in due.items():
+            span = max(since_ns, from_ns, self._overdue_until.get(token, 0)), relieved.get(token, now_ns)
+            if span[1] - span[0] > (0 if self._cause else LATE_NS):
+                spans.setdefault(span, []).append(token)
+                self._overdue_until[token] = now_ns
+        return self._gaps(self._cause or "opened late", spans)
+
     def _end(self) -> None:
         self._cause = None
         self._late.clear()
@@ -190,9 +205,12 @@ class GapTracker:
         spans: dict[tuple[int, int], list[int]] = {}
         for token, to_ns in until.items():
             spans.setdefault((self._late.get(token, self._from_ns), to_ns), []).append(token)
+        return self._gaps(self._cause, spans)
+
+    def _gaps(self, cause: str, spans: Mapping[tuple[int, int], list[int]]) -> list[Gap]:
         # The clock may have been set back.
         return [
-            Gap(self._cause, *part, sorted(tokens))
+            Gap(cause, *part, sorted(tokens))
             for (from_ns, to_ns), tokens in sorted(spans.items())
             for part in _outside(self._rests, from_ns, max(from_ns, to_ns))
         ]

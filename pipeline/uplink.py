@@ -81,10 +81,13 @@ class Uplink:
         self.outbox.live.append_frames(frames, missing_since_ns)
         self._pump_soon()
 
-    def mark_wanted(self, *, wanted: bool) -> None:
-        """Remember whether the connection has instruments from now on: without, nothing can be missed."""
+    def mark_wanted(self, *, wanted: bool, missed_since_ns: int | None = None) -> None:
+        """Remember whether the connection has instruments from now on: without, nothing can be missed.
+
+        Where something of them is missed since an earlier time, that is remembered.
+        """
         if wanted != (self.outbox.live.spool.last_recv_ns > 0):
-            self._append_wanted(self.clock.now_ns(), wanted=wanted)
+            self._append_wanted(missed_since_ns or self.clock.now_ns(), wanted=wanted)
 
     def mark_told(self, until_ns: int) -> None:
         """Remember that what was missed until then has been told."""

@@ -302,7 +302,9 @@ class Worker:
         wanted = {**self._wanted, **order.changed} if order.after else dict(order.changed)
         for token in order.dropped:
             wanted.pop(token, None)
-        if wanted != self._wanted or order.missing or not self._service:  # the first order of all may be for nothing
+        is_overdue = bool(order.due) and not self._wanted
+        # The first order of all may be for nothing.
+        if wanted != self._wanted or order.missing or is_overdue or not self._service:
             self._want(wanted, order)
         self._gaps.taken(order.changed.keys() - set(order.held), self._uplink.clock.now_ns())
         self._service, self._version, self._lost_order = order.service, order.version, False
@@ -326,7 +328,7 @@ class Worker:
         )
         self._logbook.gaps(gaps)
         if wanted or not self._gaps.is_parting:
-            self._uplink.mark_wanted(wanted=bool(wanted))
+            self._uplink.mark_wanted(wanted=bool(wanted), missed_since_ns=self._gaps.since_ns)
         self._wanted = wanted
         self._announce_due = True
 

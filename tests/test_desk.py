@@ -73,6 +73,7 @@ class Workers:
         """Keep what was handed on."""
         self.heard.append((status, wanted))
         self.held[status["connection_id"]] = set(held)
+        return status.get("is_news", False)
 
     def version(self, connection_id):
         """Return the number of what was told last."""
@@ -691,7 +692,7 @@ def test_a_rest_closes_all_and_keeps_all():
         office = Office()
         await office.subscribe([1, 2])
         office.desk.keep_open({3})
-        office.desk.rest(UNTIL, ((1, 2),))
+        office.desk.rest(UNTIL, ((1, 2),), {})
         assert office.workers.told == {1: {}, 2: {}, 3: {}}
         assert not any(office.workers.kept_open.values())
         await turns()
@@ -710,7 +711,7 @@ def test_requests_meanwhile_are_answered_at_once():
     async def scene():
         office = Office()
         await office.subscribe([1, 2])
-        office.desk.rest(UNTIL, ())
+        office.desk.rest(UNTIL, (), {})
         office.states = dict.fromkeys(CONNECTIONS, ("idle", UNTIL))
         subscribed = answer(await office.ask(SubscribeParams(tokens=[3], mode="full")))
         assert (subscribed.confirmed, subscribed.saved, pending(subscribed)) == (False, True, [(2, UNTIL)])
@@ -731,10 +732,25 @@ def test_there_is_nothing_to_fail_over_meanwhile():
     async def scene():
         office = Office()
         await office.subscribe([1, 2])
-        office.desk.rest(UNTIL, ())
+        office.desk.rest(UNTIL, (), {})
         task = await office.ask(FailoverParams(connection_id=1))
         with pytest.raises(RequestRefusedError, match=UNTIL):
             answer(task)
         assert answer(await office.ask(FailbackParams())).instruments == []
+
+    run(scene)
+
+
+def test_what_a_worker_answers_for_is_saved():
+    """It is written down as soon as that is heard: until then the file says that its successor has to be told."""
+
+    async def scene():
+        office = Office()
+        office.desk.hear({"connection_id": 1})
+        await turns()
+        assert office.saved == []
+        office.desk.hear({"connection_id": 1, "is_news": True})
+        await turns()
+        assert len(office.saved) == 1
 
     run(scene)

@@ -279,6 +279,22 @@ def test_who_is_up_late_has_missed_since_it_was_due():
         ]
 
 
+def test_who_died_after_the_rest_and_is_wanted_no_more():
+    """Nobody has said that it had been up: it was, and has missed what came since it died."""
+    tracker = GapTracker(killed_at(2_100))
+    assert tracker.want((), 3_100, before=(), due={7: 2_000}, rests=[REST, (3_000, 9_000)]) == [
+        Gap("killed", 2_100, 3_000, [7])
+    ]
+
+
+def test_who_was_due_and_is_carried_by_another_has_missed_until_then():
+    """A moment is none."""
+    tracker = GapTracker(FIRST)
+    late, soon = 2_000 + LATE, 2_000 + LATE_NS
+    gaps = tracker.want((), 9 * LATE, before=(), due={7: 2_000, 8: 2_000}, relieved={7: late, 8: soon}, rests=[REST])
+    assert gaps == [Gap("opened late", 2_000, late, [7])]
+
+
 def test_who_is_up_in_time_has_missed_nothing():
     """Orders take a moment; and who has instruments already knows better what it missed."""
     tracker = GapTracker(FIRST)

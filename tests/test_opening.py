@@ -18,7 +18,7 @@ from pipeline.supervisor.desk import Desk
 from pipeline.supervisor.history import History
 from pipeline.supervisor.opening import Opening
 from pipeline.supervisor.orders import Orders
-from pipeline.supervisor.saved import Saved, on_wire, relieved, restore, snapshot
+from pipeline.supervisor.saved import Saved, due, on_wire, relieved, restore, snapshot
 from pipeline.supervisor.subscriptions import Subscriptions
 from pipeline.wire import Mark, Order, decode_order
 
@@ -47,6 +47,13 @@ def a_config(**market):
     return Config(storage=Storage(timezone="Asia/Kolkata"), market=Market(**usual | market))
 
 
+@pytest.fixture(autouse=True)
+def in_a_folder(tmp_path, monkeypatch):
+    """Have a run folder."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run").mkdir()
+
+
 class Run:
     """One run of a supervisor, as far as the clock concerns it, begun at this time."""
 
@@ -66,6 +73,7 @@ class Run:
             lambda c, data: self.orders[c].append(decode_order(data)),
             on_wire(last) if last else None,
             relieved(last) if last else None,
+            due(last) if last else None,
         )
         self.desk = Desk(
             self.subscriptions,
@@ -94,7 +102,14 @@ class Run:
         """Return what is in the file now."""
         unheard = self._told.unheard()
         return Saved.model_validate_json(
-            snapshot(self.subscriptions, self.config, simulated=False, wanted={}, unheard=unheard)
+            snapshot(
+                self.subscriptions,
+                self.config,
+                simulated=False,
+                wanted={},
+                unheard=unheard,
+                opens=self.opening.opens,
+            )
         )
 
     def pass_to(self, now):
@@ -288,10 +303,11 @@ def test_killed_when_connections_were_just_opening():
     def scene():
         run = Run(at("20:00:00"))
         run.obeyed()
+        before = run.saved()
         run.pass_to(at("08:55:00", "2026-11-24"))
         opened, up = ns("08:55:00", "2026-11-24"), ns("09:00:01", "2026-11-24")
-        for resting in (False, True):
-            again = Run(at("09:00:00", "2026-11-24"), run.saved().model_copy(update={"resting": resting}))
+        for saved in (before, run.saved()):
+            again = Run(at("09:00:00", "2026-11-24"), saved)
             assert again.gaps(NOTHING, up) == [Gap("opened late", opened, up, TOKENS)]
             assert again.gaps(killed_at("08:56:00", "2026-11-24"), up) == [
                 Gap("killed", ns("08:56:00", "2026-11-24"), up, TOKENS)
@@ -315,6 +331,62 @@ def test_asleep_when_connections_should_have_been_opened():
         assert tracker.since_ns == ns("08:55:00", "2026-11-24")
 
     play(scene)
+
+
+@pytest.mark.parametrize("is_asleep", [False, True])
+def test_nobody_was_up_for_all_of_a_window(is_asleep):
+    """It is a gap: told in the rest after it, once, or with what is missed of the next window."""
+    missed = Gap("opened late", ns("08:55:00", "2026-11-24"), ns("15:35:00", "2026-11-24"), TOKENS)
+
+    def scene():
+        run = Run(at("20:00:00"))
+        run.obeyed()
+        saved = run.saved()
+        if is_asleep:
+            run.pass_to(at("20:00:00", "2026-11-24"))
+            run.orders[1][-1] = run.orders[1][-1]._replace(after=0)
+        else:
+            run = Run(at("20:00:00", "2026-11-24"), saved)
+        assert run.gaps(NOTHING, 0) == [missed]
+        unheard = Run(at("21:00:00", "2026-11-24"), run.saved())
+        assert unheard.gaps(NOTHING, 0) == [missed]
+        unheard.obeyed()
+        assert Run(at("22:00:00", "2026-11-24"), unheard.saved()).gaps(NOTHING, 0) == []
+        up = ns("10:00:01", "2026-11-25")
+        later = Run(at("10:00:00", "2026-11-25"), saved)
+        assert later.gaps(NOTHING, up) == [missed, Gap("opened late", ns("08:55:00", "2026-11-25"), up, TOKENS)]
+
+    play(scene)
+
+
+def test_a_worker_that_was_dead_for_all_of_a_window():
+    """Its next one says what was missed, though it is to record nothing, but for what others had meanwhile."""
+
+    def scene():
+        run = Run(at("20:00:00"))
+        run.obeyed()
+        run.pass_to(at("08:55:00", "2026-11-24"))
+        run.pass_to(at("15:35:00", "2026-11-24"))
+        run.now = at("20:00:00", "2026-11-24")
+        last = run.orders[1][-1]
+        order = last._replace(
+            after=0, before=(), changed={}, dropped=(), relieved={TOKENS[0]: ns("09:00:00", "2026-11-24")}
+        )
+        run.orders[1].append(order)
+        opened = ns("08:55:00", "2026-11-24")
+        assert run.gaps(NOTHING, 0) == [
+            Gap("opened late", opened, ns("09:00:00", "2026-11-24"), TOKENS[:1]),
+            Gap("opened late", opened, ns("15:35:00", "2026-11-24"), TOKENS[1:]),
+        ]
+
+    play(scene)
+
+
+def test_what_was_overdue_is_told_once():
+    """An order may come twice."""
+    tracker = GapTracker(NOTHING)
+    assert len(tracker.want((), ns("20:00:00"), before=(), due={7: ns("08:55:00")})) == 1
+    assert tracker.want((), ns("20:00:01"), due={7: ns("08:55:00")}) == []
 
 
 def test_with_another_window_nothing_is_known_of_before():
@@ -387,6 +459,32 @@ def test_the_calendar_is_asked(monkeypatch, caplog):
     run.now += timedelta(days=1)
     assert ask(run, monkeypatch, ANSWER) == [("pipeline.almanac", "almanac")]
     assert caplog.text == ""
+
+
+def test_the_next_run_knows_holidays_at_once(monkeypatch):
+    """What it has missed since the last one is told without them, and on one of them it connects nothing."""
+    runs = [a_run()]
+    ask(runs[0], monkeypatch, ANSWER)
+
+    def scene():
+        runs[0].obeyed()
+        saved = runs[0].saved()
+        assert Run(at("10:00:00", "2026-11-24"), saved).board.resting == "connections are closed until Wed 08:55"
+        up = ns("10:00:01", "2026-11-25")
+        assert Run(at("10:00:00", "2026-11-25"), saved).gaps(killed_at("15:00:00"), up) == [
+            Gap("killed", ns("15:00:00"), ns("15:35:00"), TOKENS),
+            Gap("killed", ns("08:55:00", "2026-11-25"), up, TOKENS),
+        ]
+
+    play(scene)
+
+
+@pytest.mark.parametrize("kept", [b"", b"[]", b'{"calendar": "XNYS"}', b'{"calendar": "XBOM", "sessions": 3}'])
+def test_what_was_kept_may_be_of_another_calendar_or_damaged(tmp_path, kept):
+    """Then nobody knows, until it is asked for."""
+    (tmp_path / "run" / "almanac.json").write_bytes(kept)
+    run = a_run()
+    assert run.board.hours.state(run.now) == "unknown"
 
 
 def test_a_calendar_that_ends_is_told_once(monkeypatch, caplog):

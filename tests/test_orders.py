@@ -321,7 +321,7 @@ def test_who_may_have_a_dead_socket_is_not_believed_yet(house):
     house.worker.is_parting = True
     house.deliver({6: "quote"})
     assert house.worker.told() == ("s1", 2)
-    had, relieved = house.orders.unheard()[1]
+    had, relieved, _ = house.orders.unheard()[1]
     assert (sorted(had), list(relieved)) == ([5, 6], [5])
     house.worker.is_parting = False
     house.worker.report()
@@ -648,6 +648,18 @@ def test_what_is_due_is_told_until_it_is_heard(house):
     house.worker = SimulatedWorker(1, house.reports)
     house.worker._report()
     order = house.deliver({5: "quote"})[-1]
-    assert (order.due, order.rests) == ({5: 2}, ((1, 2),))
+    assert (order.due, order.rests) == ({5: 2, 6: 2}, ((1, 2),))
     house.orders.tell(1, {5: "quote", 7: "quote"})
     assert [order.due for order in house.deliver({5: "quote", 7: "quote"})] == [{}]
+
+
+def test_it_tells_when_a_worker_has_done_what_it_was_told(house):
+    """Once for each order: then its successor need not be told any more what it had before."""
+    house.orders.tell(1, {5: "quote"})
+    status = {"connection_id": 1, "service": "s1", "state": "live", "unsent": [], "unseen": [], "covered_ns": 0}
+    status |= {"lost_order": False}
+    told = [house.orders.hear(status | {"version": version}, {5: "quote"}) for version in (0, 1, 1)]
+    assert told == [False, True, False]
+    house.orders.tell(1, {})
+    told = [house.orders.hear(status | {"version": 2, "parting": parting}, {}) for parting in (True, False)]
+    assert told == [False, True]

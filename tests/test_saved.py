@@ -18,12 +18,14 @@ from pipeline.errors import RequestRefusedError
 from pipeline.instruments.roll import Identity
 from pipeline.supervisor import saved as module
 from pipeline.supervisor import subscriptions as subscriptions_module
+from pipeline.supervisor.orders import Unheard
 from pipeline.supervisor.saved import (
     FILE_NAME,
     DamagedError,
     SavedFile,
     Selected,
     assigned,
+    due,
     on_wire,
     read,
     relieved,
@@ -209,6 +211,7 @@ def test_the_file_is_what_it_says():
         "max_connections": 3,
         "resting": False,
         "window": [],
+        "opens": None,
         "universe": {"quote": [1, 2], "full": [3]},
         "mirror": False,
         "failed_over": [],
@@ -411,11 +414,12 @@ def test_what_a_dead_worker_had_is_not_forgotten(path):
     """Its successor may come only after the next supervisor, which has to tell it."""
     subscriptions = Subscriptions(3)
     subscriptions.subscribe([1, 2], "quote", BEFORE)
-    path.write_bytes(saving(subscriptions, unheard={1: ([1, 2, 3], {3: 77})}))
+    path.write_bytes(saving(subscriptions, unheard={1: Unheard([1, 2, 3], {3: 77}, {2: 78})}))
     saved = read(path)
     assert saved is not None
     assert on_wire(saved) == {1: [1, 2, 3]}
     assert relieved(saved) == {1: {3: 77}}
+    assert due(saved) == {1: {2: 78}}
 
 
 def test_the_simulator_s_subscriptions_are_no_business_of_kite_s(tmp_path):
@@ -746,7 +750,7 @@ def test_who_rests_has_nothing(path):
     subscriptions.subscribe([1, 2], "quote", BEFORE)
     subscriptions.subscribe([3], "full", BEFORE)
     subscriptions.rest(on=True)
-    path.write_bytes(saving(subscriptions, unheard={2: ([3], {3: 77})}))
+    path.write_bytes(saving(subscriptions, unheard={2: Unheard([3], {3: 77}, {})}))
     saved = read(path)
     assert saved is not None
     assert (saved.resting, on_wire(saved), assigned(saved)) == (True, {2: [3]}, {1: [1, 2], 2: [3]})

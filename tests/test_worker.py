@@ -81,6 +81,24 @@ class House:
                 process.kill()
         assert process.returncode == 0, self._log.read_text()
 
+    def kill_after(self, *orders: Order) -> None:
+        """Run a worker, and kill it when it has obeyed these, one after the other."""
+        due = list(orders)
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("MDS_")} | self.config.to_child()
+        command = [sys.executable, "-m", "pipeline.worker", str(CONNECTION)]
+        give_up_s = time.monotonic() + DEADLINE_S
+        with self._log.open("wb") as log, subprocess.Popen(command, cwd=ROOT, env=environment, stderr=log) as process:
+            try:
+                while due:
+                    assert time.monotonic() < give_up_s, "it does not obey"
+                    for status in self._heard():
+                        if due and status["version"] == due[0].version:
+                            due.pop(0)
+                        for order in due[:1]:
+                            self._commands.send_multipart([role.worker_role(CONNECTION).encode(), encode_order(order)])
+            finally:
+                process.kill()
+
     def _heard(self):
         """Yield what the worker says of itself by now."""
         if self._status.poll(20):
@@ -128,3 +146,23 @@ def test_where_nobody_orders_the_next_epoch_tells_what_was_missed(house):
     assert [event["event"] for event in house.events] == ["epoch", "stopped"]
     house.run("--drain", answered_in="idle")
     assert [(instruments, *span) for _, instruments, *span in house.gaps()] == [(i, *span) for _, i, *span in KILLED]
+
+
+def test_who_is_up_late_and_killed_leaves_the_gap_to_its_successor(house):
+    """It has told nobody yet since when it should have recorded."""
+    house.run("--drain", answered_in="idle")
+    due_ns = time.time_ns() - 3600 * 10**9
+    house.kill_after(Order("service", 1, 0, {7: "quote"}, [], before=[], due={7: due_ns}))
+    assert open_epoch(house.config, CONNECTION, time.time_ns()).predecessor.last_recv_ns == due_ns
+
+
+def test_who_was_idle_for_all_of_a_window_tells_what_it_missed(house):
+    """Though it was adopted, and is to record nothing now either."""
+    house.run("--drain", answered_in="idle")
+    now_ns = time.time_ns()
+    due_ns, rest = now_ns - 3600 * 10**9, (now_ns - 1800 * 10**9, now_ns + 3600 * 10**9)
+    before = len(house.gaps())
+    idle = Order("service", 1, 0, {}, [], before=[])
+    house.kill_after(idle, Order("another", 2, 0, {}, [], before=[], due={7: due_ns}, rests=(rest,)))
+    house.run("--drain", answered_in="idle")
+    assert [gap[:2] for gap in house.gaps()[before:]] == [("opened late", [7])]

@@ -116,25 +116,30 @@ class Desk:
             self._kept_open = connections
             self.tell_workers()
 
-    def rest(self, until: str, rests: tuple[tuple[int, int], ...]) -> None:
+    def rest(self, until: str, rests: tuple[tuple[int, int], ...], due: Mapping[int, Mapping[int, int]]) -> None:
         """Have all connections closed in order, because of the clock; `until` says for people when they open again.
 
-        `rests` are the latest times in which they should be closed, in ns. Who is subscribed where stays.
+        `rests` are the latest times in which they should be closed, in ns; `due` are by connection the instruments that
+        should have been recorded since a time, but for these. Who is subscribed where stays.
         """
-        self._resting, self._orders.rests = until, rests
-        self._subscriptions.rest(on=True)
-        self._tell_and_save()
+        self._turn(until, rests, due)
 
     def open(self, rests: tuple[tuple[int, int], ...], due: Mapping[int, Mapping[int, int]]) -> None:
         """Let connections open; `due` are by connection the instruments that should be recorded since a time, in ns."""
-        self._resting, self._orders.rests = "", rests
-        self._subscriptions.rest(on=False)
+        self._turn("", rests, due)
+
+    def _turn(self, resting: str, rests: tuple[tuple[int, int], ...], due: Mapping[int, Mapping[int, int]]) -> None:
+        self._resting, self._orders.rests = resting, rests
+        self._subscriptions.rest(on=bool(resting))
         for connection_id, since in due.items():
             self._orders.expect(connection_id, since)
         self._tell_and_save()
 
     def _tell_and_save(self) -> None:
         self.tell_workers()
+        self._save_soon()
+
+    def _save_soon(self) -> None:
         saving = asyncio.create_task(self._save())
         self._saving.add(saving)
         saving.add_done_callback(self._saving.discard)
@@ -158,9 +163,10 @@ class Desk:
     def hear(self, status: Mapping[str, Any]) -> None:
         """Take in a worker's status: what moved to it and is covered now is let go where it was."""
         connection_id = status["connection_id"]
-        self._orders.hear(
+        if self._orders.hear(
             status, self._subscriptions.wanted(connection_id), self._subscriptions.held_for(connection_id)
-        )
+        ):
+            self._save_soon()  # from now on it answers for what it was told
         self._let_go()
         self._spread_news()
 

@@ -13,6 +13,8 @@ from datetime import UTC, date, datetime, timedelta
 from typing import Any, Literal
 from zoneinfo import ZoneInfo
 
+import orjson
+
 from pipeline import almanac, readable
 from pipeline.config import CONNECTIONS, Config
 from pipeline.market import WARNED_DAYS, Almanac, Hours, Window
@@ -28,6 +30,7 @@ log = logging.getLogger(__name__)
 MODULE = "pipeline.almanac"  # python -m ...
 LOOK_S = 60.0
 AGAIN_S = 3600.0  # after a failure
+FILE_NAME = "almanac.json"  # in the run folder: what was answered last, for the beginning of the next run
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _US = timedelta(microseconds=1)
 
@@ -56,22 +59,25 @@ class Opening:
         self._asked_on: date | None = None
         self._not_before_s = 0.0
         self._is_warned = False
+        self._kept = config.runtime.run_dir / FILE_NAME
+        self._recall()
 
     def begin(self, last: Saved | None) -> None:
         """Open connections or keep them closed, before workers are told anything; `last` is what a run before saved."""
-        window = self._window(self._clock())
+        now = self._clock()
+        window = self._window(now)
         if self._config.market.connect is None:
             return
         due: dict[int, dict[int, int]] = {}
         if last is not None and last.window == window_of(self._config):
             self._planned_from = datetime.min.replace(tzinfo=UTC)
-            if window.since is not None:
-                due = _due(last, window.since)
+            if last.opens is not None and last.opens <= now:
+                due = {c: dict.fromkeys(tokens, _ns(last.opens)) for c, tokens in assigned(last).items()}
         was_resting = last is not None and last.resting
         if window.is_open:
             self._desk.open(self._rests(), due)
         else:
-            self._rest(window)
+            self._rest(window, due)
         if window.is_open == was_resting:
             self._tell(window)
 
@@ -82,18 +88,26 @@ class Opening:
         now = self._clock()
         window = self._window(now)
         is_resting = self._subscriptions.resting
-        if window.is_open and is_resting:
+        due: dict[int, dict[int, int]] = {}
+        if is_resting and self._until is not None and now >= self._until:
             # Opened before that, it is not the clock's doing: what is wanted now trades at other times.
-            is_due = self._until is not None and now >= self._until
-            since_ns = _ns(self._until) if self._until else 0
-            due = {c: dict.fromkeys(self._subscriptions.of(c), since_ns) for c in CONNECTIONS} if is_due else {}
+            due = {c: dict.fromkeys(self._subscriptions.of(c), _ns(self._until)) for c in CONNECTIONS}
+        if window.is_open and is_resting:
             self._board.resting, self._board.opened_s = "", time.monotonic()
             self._desk.open(self._rests(), due)
             self._tell(window)
         elif not window.is_open and (not is_resting or window.until != self._until):
-            self._rest(window)
+            self._rest(window, due)  # it may have slept through all of a window
             if not is_resting:
                 self._tell(window)
+
+    @property
+    def opens(self) -> datetime | None:
+        """When the clock opens connections next, None where it does not, or that is not to be seen."""
+        window = self._window(self._clock())
+        if window.is_open and window.until is not None:
+            window = self._window(window.until)
+        return None if window.is_open else window.until
 
     async def run(self) -> None:
         """Learn the sessions of the calendar once a day, until cancelled."""
@@ -108,11 +122,11 @@ class Opening:
     def _window(self, now: datetime) -> Window:
         return self._board.hours.window(now, self._subscriptions.segments)
 
-    def _rest(self, window: Window) -> None:
+    def _rest(self, window: Window, due: Mapping[int, Mapping[int, int]]) -> None:
         self._until = window.until
         until = readable.when(window.until.isoformat(), self._clock().isoformat()) if window.until else ""
         self._board.resting = f"connections are closed {f'until {until}' if until else 'by the clock'}"
-        self._desk.rest(self._board.resting, self._rests())
+        self._desk.rest(self._board.resting, self._rests(), due)
 
     def _tell(self, window: Window) -> None:
         until = window.until.isoformat() if window.until else None
@@ -128,6 +142,24 @@ class Opening:
             (_ns(max(begin, self._planned_from)), _ns(end)) for begin, end in found if end > self._planned_from
         )
 
+    def _recall(self) -> None:
+        """Go by the sessions that an earlier run has learned, until they are asked for."""
+        try:
+            kept = orjson.loads(self._kept.read_bytes())
+            if kept["calendar"] == self._config.market.calendar:
+                self._use(Almanac.read(kept))
+        except (OSError, KeyError, TypeError, ValueError):  # there is none, or it is damaged
+            return
+
+    def _keep(self, found: Almanac) -> None:
+        try:
+            self._kept.write_bytes(orjson.dumps({"calendar": self._config.market.calendar, **found.fields()}))
+        except OSError as error:
+            log.warning("%s: %s; the next start does not know holidays at once", self._kept, error.strerror)
+
+    def _use(self, found: Almanac) -> None:
+        self._board.hours = Hours(self._config.market, ZoneInfo(self._config.storage.timezone), found)
+
     async def _ask(self, today: date) -> bool:
         """Ask for the sessions; return whether there is an answer."""
         answer: list[Mapping[str, Any]] = []
@@ -141,7 +173,8 @@ class Opening:
             said = answer[-1].get("error") if answer else None
             path = self._config.runtime.run_dir / f"{almanac.NAME}.log"
             return self._fail(str(said or f"ended with exit code {code}, see {path}"))
-        self._board.hours = Hours(self._config.market, ZoneInfo(self._config.storage.timezone), found)
+        self._use(found)
+        self._keep(found)
         if found.known_until < today + timedelta(days=WARNED_DAYS) and not self._is_warned:
             self._is_warned = True
             log.warning(
@@ -155,19 +188,6 @@ class Opening:
     def _fail(self, reason: str) -> Literal[False]:
         log.error("the hours of the market are not known, asking again in an hour: %s", reason)
         self._not_before_s = time.monotonic() + AGAIN_S
-        return False
-
-
-def _due(last: Saved, since: datetime) -> dict[int, dict[int, int]]:
-    """Return what should be recorded since then: what was subscribed by then."""
-    late = {token for group in last.subscribed for token in group.tokens if _is_later(group.since, since)}
-    return {c: {t: _ns(since) for t in tokens if t not in late} for c, tokens in assigned(last).items()}
-
-
-def _is_later(timestamp: str, moment: datetime) -> bool:
-    try:
-        return datetime.fromisoformat(timestamp) > moment
-    except (TypeError, ValueError):  # nobody has said when, or not in which zone
         return False
 
 

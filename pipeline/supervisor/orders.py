@@ -6,13 +6,21 @@ The messages are the orders of `wire`.
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from pipeline.config import CONNECTIONS
 from pipeline.supervisor.subscriptions import Instruments
 from pipeline.wire import Order, encode_order
 
 AGAIN_S = 0.5  # an order that is not acknowledged for so long has not arrived
+
+
+class Unheard(NamedTuple):
+    """What a worker had, since when others have it, and since when it should have had what it may not know of."""
+
+    tokens: list[int]
+    relieved: Mapping[int, int]
+    due: Mapping[int, int]
 
 
 @dataclass
@@ -30,6 +38,7 @@ class _Worker:
     missing: dict[int, int] = field(default_factory=dict)  # token -> recorded by nobody since; not acknowledged yet
     untold: set[int] = field(default_factory=set)  # of these: what no order has told yet
     due: dict[int, int] = field(default_factory=dict)  # token -> to be recorded since; not acknowledged yet
+    is_due_untold: bool = False  # to any order yet
     unheard_since_s: float | None = None  # the oldest order that is not acknowledged
 
     heard: int = 0  # the last order that it has taken
@@ -38,11 +47,17 @@ class _Worker:
     unseen: frozenset[int] = frozenset()  # these have not ticked since
     covered_ns: int = 0  # all others are recorded since this receive time, or before
 
+    @property
+    def is_unheard(self) -> bool:
+        """Whether it is not known to have done what it was told."""
+        return self.heard != self.version or self.is_parting
+
 
 class Orders:
     """Tells workers and hears them. `service` is another for each run of the supervisor.
 
-    `before` is what the connections had when the last run ended, `relieved` since when others had it.
+    `before` is what the connections had when the last run ended, `relieved` since when others had it, `due` since when
+    they should have had what they may not know of.
     """
 
     def __init__(
@@ -51,6 +66,8 @@ class Orders:
         send: Callable[[int, bytes], None],
         before: Mapping[int, Collection[int]] | None = None,
         relieved: Mapping[int, Mapping[int, int]] | None = None,
+        due: Mapping[int, Mapping[int, int]] | None = None,
+        *,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._service = service
@@ -60,6 +77,8 @@ class Orders:
         self._workers = {c: _Worker(had=None if before is None else before.get(c, ())) for c in CONNECTIONS}
         for connection_id, since in (relieved or {}).items():
             self._workers[connection_id].relieved = dict(since)
+        for connection_id, since in (due or {}).items():
+            self._workers[connection_id].due = dict(since)
 
     def tell(
         self,
@@ -91,20 +110,24 @@ class Orders:
         back = [t for t in changed if t in worker.relieved and t not in worker.told and t not in held]
         worker.missing |= dict.fromkeys(back, now_ns)
         worker.relieved = dict.fromkeys(dropped, now_ns) | worker.relieved
-        is_new = bool(changed or dropped) or keep_open != worker.keep_open
+        is_new = bool(changed or dropped) or keep_open != worker.keep_open or worker.is_due_untold
         if is_new:
             worker.keep_open = keep_open
             self._tell(connection_id, wanted, changed, dropped, held, after=worker.version)
         return is_new
 
-    def hear(self, status: Mapping[str, Any], wanted: Instruments, held: Collection[int] = ()) -> None:
-        """Take in a worker's status; tell it everything again if it does not know what it was told."""
+    def hear(self, status: Mapping[str, Any], wanted: Instruments, held: Collection[int] = ()) -> bool:
+        """Take in a worker's status; tell it everything again if it does not know what it was told.
+
+        Returns whether `unheard` names it no more.
+        """
         connection_id = status["connection_id"]
         worker = self._workers[connection_id]
+        was_unheard = worker.is_unheard
         if status.get("service") != self._service:
             worker.heard, worker.is_live = 0, False
             self._tell_all(connection_id, wanted, held)
-            return
+            return False
         worker.heard, worker.is_live = status["version"], status["state"] == "live"
         worker.unsent, worker.unseen = frozenset(status["unsent"]), frozenset(status["unseen"])
         worker.covered_ns = status["covered_ns"]
@@ -118,13 +141,14 @@ class Orders:
                 worker.had, worker.relieved = worker.told, {}
         elif status["lost_order"] or (worker.unheard_since_s is not None and now_s - worker.unheard_since_s > AGAIN_S):
             self._tell_all(connection_id, wanted, held)
+        return was_unheard and not worker.is_unheard
 
-    def unheard(self) -> dict[int, tuple[list[int], dict[int, int]]]:
-        """Return what workers had, and since when others have it, where their successors do not know it yet."""
+    def unheard(self) -> dict[int, Unheard]:
+        """Return what workers had, where their successors do not know it yet."""
         return {
-            c: (list(worker.had), worker.relieved)
+            c: Unheard(list(worker.had), worker.relieved, worker.due)
             for c, worker in self._workers.items()
-            if worker.had is not None and (worker.heard != worker.version or worker.is_parting)
+            if worker.had is not None and worker.is_unheard
         }
 
     def version(self, connection_id: int) -> int:
@@ -168,7 +192,9 @@ class Orders:
 
     def expect(self, connection_id: int, since: Mapping[int, int]) -> None:
         """Remember for the next order since when these should be recorded, as far as they are not."""
-        self._workers[connection_id].due = dict(since)
+        worker = self._workers[connection_id]
+        worker.due = dict(since) | worker.due
+        worker.is_due_untold = bool(since)
 
     def _tell_all(self, connection_id: int, wanted: Instruments, held: Collection[int]) -> None:
         worker = self._workers[connection_id]
@@ -187,7 +213,7 @@ class Orders:
     ) -> None:
         worker = self._workers[connection_id]
         worker.told = wanted
-        worker.untold = set()
+        worker.untold, worker.is_due_untold = set(), False
         worker.held = frozenset(token for token in wanted if token in held)
         worker.version += 1
         worker.versions.update(dict.fromkeys(changed, worker.version))
@@ -204,7 +230,7 @@ class Orders:
             worker.relieved,
             tuple(token for token in changed if token in held),
             {token: since_ns for token, since_ns in worker.missing.items() if token in wanted},
-            {token: since_ns for token, since_ns in worker.due.items() if token in wanted},
+            worker.due,
             self.rests,
         )
         self._send(connection_id, encode_order(order))

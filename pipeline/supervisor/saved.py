@@ -1,10 +1,10 @@
 """What was subscribed, in `run/subscriptions.json`: the next `mds run` goes on with it.
 
-    {"format": 1, "simulated", "max_connections", "resting", "window": [time, time],
+    {"format": 1, "simulated", "max_connections", "resting", "window": [time, time], "opens": time or null,
      "universe": {mode: [token, ...]}, "mirror", "failed_over": [connection, ...], "by_hand": [connection, ...],
      "subscribed": [group, ...],
      "carried": [{"connection_id", "tokens"}, ...], "leaving": [group, ...], "waiting": [token, ...],
-     "unheard": [{"connection_id", "tokens", "relieved": [[token, ns], ...]}, ...],
+     "unheard": [{"connection_id", "tokens", "relieved": [[token, ns], ...], "due": [[token, ns], ...]}, ...],
      "identities": {token: [symbol, expiry or null]}, "selected": {"day", "tokens": {mode: [token, ...]}},
      "expired": {word: day}}
     group: {"connection_id", "mode", "since", "tokens"}
@@ -19,19 +19,20 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping
-from datetime import date
+from datetime import date, datetime
 from itertools import groupby
 from pathlib import Path
 from types import MappingProxyType
 from typing import Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AwareDatetime, BaseModel, ConfigDict, ValidationError
 
 from pipeline.config import CONNECTIONS, Config, Mode, Token
 from pipeline.durable import replace_durably
 from pipeline.instruments.roll import Identity
 from pipeline.requests import ConnectionId
+from pipeline.supervisor import orders
 from pipeline.supervisor.subscriptions import (
     PRIMARY,
     TERTIARY,
@@ -47,7 +48,7 @@ log = logging.getLogger(__name__)
 RETRY_S = 1.0
 FILE_NAME = "subscriptions.json"
 NOTHING_EXPIRED: Mapping[str, date] = MappingProxyType({})
-NOBODY: Mapping[int, tuple[list[int], Mapping[int, int]]] = MappingProxyType({})
+NOBODY: Mapping[int, orders.Unheard] = MappingProxyType({})
 
 
 class _Model(BaseModel):
@@ -76,6 +77,7 @@ class Unheard(_Model):
     connection_id: ConnectionId
     tokens: list[Token]
     relieved: list[tuple[Token, int]]  # since which receive time another connection has it
+    due: list[tuple[Token, int]] = []  # since which it should have had what it may not know of
 
 
 class Selected(_Model):
@@ -96,6 +98,7 @@ class Saved(_Model):
     max_connections: int
     resting: bool = False  # the clock had all connections closed
     window: list[str] = []  # market.connect and market.disconnect, where these are set
+    opens: AwareDatetime | None = None  # the next time at which the clock opens connections, as it was foreseen
     universe: dict[Mode, list[Token]]
     mirror: bool
     failed_over: list[ConnectionId]
@@ -163,7 +166,8 @@ def snapshot(
     wanted: Mapping[int, Mode],
     selected: Selected = NOTHING_SELECTED,
     expired: Mapping[str, date] = NOTHING_EXPIRED,
-    unheard: Mapping[int, tuple[list[int], Mapping[int, int]]] = NOBODY,
+    unheard: Mapping[int, orders.Unheard] = NOBODY,
+    opens: datetime | None = None,
 ) -> bytes:
     """Return the content of the file for this state: `wanted` is what the configuration wants now.
 
@@ -175,6 +179,7 @@ def snapshot(
         "max_connections": config.kite.max_connections,
         "resting": subscriptions.resting,
         "window": window(config),
+        "opens": opens,
         "universe": by_mode(wanted),
         "mirror": subscriptions.mirroring,
         "failed_over": sorted(subscriptions.failed_over),
@@ -194,8 +199,13 @@ def snapshot(
         ],
         "waiting": sorted(set().union(*map(subscriptions.held_back, CONNECTIONS))),
         "unheard": [
-            {"connection_id": c, "tokens": tokens, "relieved": list(relieved.items())}
-            for c, (tokens, relieved) in unheard.items()
+            {
+                "connection_id": c,
+                "tokens": worker.tokens,
+                "relieved": list(worker.relieved.items()),
+                "due": list(worker.due.items()),
+            }
+            for c, worker in unheard.items()
         ],
         "identities": {
             str(token): [known.identity.symbol, known.identity.expiry]
@@ -267,6 +277,11 @@ def assigned(saved: Saved) -> dict[int, list[int]]:
 def relieved(saved: Saved) -> dict[int, dict[int, int]]:
     """Return since when others have had instruments of each connection, as far as the file tells."""
     return {worker.connection_id: dict(worker.relieved) for worker in saved.unheard}
+
+
+def due(saved: Saved) -> dict[int, dict[int, int]]:
+    """Return since when each connection should have had what it may not know of, as far as the file tells."""
+    return {worker.connection_id: dict(worker.due) for worker in saved.unheard}
 
 
 class SavedFile:

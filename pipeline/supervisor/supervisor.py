@@ -49,7 +49,7 @@ from pipeline.supervisor.orders import Orders
 from pipeline.supervisor.resume import last_saved, subscribe
 from pipeline.supervisor.roster import Roster
 from pipeline.supervisor.rows import Row
-from pipeline.supervisor.saved import FILE_NAME, SavedFile, on_wire, relieved, snapshot
+from pipeline.supervisor.saved import FILE_NAME, SavedFile, due, on_wire, relieved, snapshot
 from pipeline.supervisor.subscriptions import Subscriptions
 from pipeline.supervisor.view import View
 from pipeline.uplink import Uplink
@@ -125,6 +125,7 @@ class Supervisor:
             self._send_order,
             on_wire(last) if last else None,
             relieved(last) if last else None,
+            due(last) if last else None,
         )
         saved = None if self._fresh else last
         self._lists = Lists(
@@ -161,6 +162,7 @@ class Supervisor:
             selected=self._roster.selected,
             expired=self._roster.expired,
             unheard=self._orders.unheard(),
+            opens=self._opening.opens,
         )
 
     async def run(self, duration_s: float | None) -> Summary:
