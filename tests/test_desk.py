@@ -7,7 +7,13 @@ import pytest
 from pydantic import BaseModel
 
 from pipeline.config import CONNECTIONS
-from pipeline.errors import AlreadySubscribedError, CapacityError, NotSubscribedError, RequestRefusedError
+from pipeline.errors import (
+    AlreadySubscribedError,
+    CapacityError,
+    NotSubscribedError,
+    RequestRefusedError,
+    UnknownSymbolError,
+)
 from pipeline.requests import (
     Change,
     FailbackParams,
@@ -105,6 +111,8 @@ class Office:
         self.events: list[dict[str, Any]] = []
         self.states = dict.fromkeys(CONNECTIONS, ("live", ""))
         self.saved = []  # what was subscribed and what was leaving when a write began
+        self.names: dict[str, int] = {}
+        self.listed = asyncio.Event()
         self.disk = asyncio.Event()
         self.disk.set()
         self.desk = Desk(
@@ -114,11 +122,18 @@ class Office:
             clock=lambda: NOW,
             state=self.states.__getitem__,
             save=self.save,
-            tokens=lambda words: [word for word in words if isinstance(word, int)],
+            tokens=self.look_up,
+            listed=self.listed,
         )
         self.desk.tell_workers()
         for connection_id in CONNECTIONS:
             self.confirm(connection_id)
+
+    def look_up(self, words):
+        """Stand in for the list of instruments."""
+        if unknown := [word for word in words if isinstance(word, str) and word not in self.names]:
+            raise UnknownSymbolError(f"unknown: {unknown[0]}")
+        return [word if isinstance(word, int) else self.names[word] for word in words]
 
     def log(self, _, fields):
         """Stand in for the event log."""
@@ -205,6 +220,29 @@ def small(monkeypatch):
 
 
 # Answers.
+
+
+def test_symbols_wait_for_the_first_list():
+    """Who asks right after the start is not sent away; tokens do not wait, and what is unknown then is refused."""
+
+    async def scene():
+        office = Office()
+        early = await office.ask(SubscribeParams(tokens=["NSE:INFY", 7]))
+        wrong = await office.ask(SubscribeParams(tokens=["NSE:INFI"]))
+        assert (await office.subscribe([1])).instruments == [1]
+        assert not early.done()
+        office.names["NSE:INFY"] = 408065
+        office.listed.set()
+        await turns()
+        for each in CONNECTIONS:
+            office.cover(each)
+        await turns()
+        assert (answer(early).instruments, answer(early).requested) == ([408065, 7], 2)
+        with pytest.raises(UnknownSymbolError, match="unknown: NSE:INFI"):
+            wrong.result()
+        assert office.history()[-1] == ("subscribe", "client", [], "refused")
+
+    run(scene)
 
 
 def test_an_answer_waits_until_the_worker_has_sent_it():

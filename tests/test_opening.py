@@ -83,6 +83,7 @@ class Run:
             state=lambda _: ("idle", ""),
             save=self._save,
             tokens=lambda words: [word for word in words if isinstance(word, int)],
+            listed=asyncio.Event(),
         )
         self.opening = Opening(
             self.config, self.subscriptions, self.board, self.desk, clock=lambda: self.now, log_event=self.log

@@ -69,6 +69,7 @@ class House:
             state=lambda _: ("live", ""),
             save=self.save,
             tokens=self.roster.tokens,
+            listed=asyncio.Event(),
         )
         self.roster.start(self.desk, self.history)
 

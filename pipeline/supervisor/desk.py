@@ -44,7 +44,8 @@ UNDER_WAY = ("idle", "standby", "starting", "connecting", "live")  # states in w
 class Desk:
     """`state` tells a connection's state and its reason, `save` returns whether the subscriptions are on disk now.
 
-    `tokens` looks up what a request names; it raises RequestRefusedError.
+    `tokens` looks up what a request names; it raises RequestRefusedError. `listed` is set when it has something to look
+    symbols up in, or will not have for a while.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Desk:
         state: Callable[[int], tuple[str, str]],
         save: Callable[[], Coroutine[Any, Any, bool]],
         tokens: Callable[[Sequence[int | str]], list[int]],
+        listed: asyncio.Event,
     ) -> None:
         self._subscriptions = subscriptions
         self._orders = orders
@@ -65,6 +67,7 @@ class Desk:
         self._state = state
         self._save = save
         self._tokens = tokens
+        self._listed = listed
         self._news = asyncio.Event()
         self._kept_open: set[int] = set()
         self._resting = ""  # when connections open again, in words, while the clock has them closed
@@ -270,6 +273,8 @@ class Desk:
         words: Sequence[int | str] = (),
         mode: Mode | None = None,
     ) -> Change:
+        if any(isinstance(word, str) for word in words):
+            await self._until_listed()
         tokens = self._look_up(action, by, words, mode)
         changed, orders, saving = self.change(action, by, lambda: change(tokens), tokens=tokens, mode=mode)
         give_up_at = asyncio.get_running_loop().time() + CONFIRM_S
@@ -290,6 +295,12 @@ class Desk:
             confirmed=not pending,
             pending=pending,
         )
+
+    async def _until_listed(self) -> None:
+        """Wait for the first list of instruments, for a moment: it is fetched when the service starts."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CONFIRM_S):
+                await self._listed.wait()
 
     def _look_up(self, action: Action, by: By, words: Sequence[int | str], mode: Mode | None) -> list[int]:
         try:

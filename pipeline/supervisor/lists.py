@@ -49,11 +49,15 @@ class Lists:
         self._told = ""  # why it failed last
         self._fault = ""  # why the folder cannot be read
         self._wake = asyncio.Event()
+        self.settled = asyncio.Event()  # there is a list, or the first attempt to have one is over
 
     def first(self) -> Listing | None:
         """Return the list of the day, None where there is none; takes a moment."""
         self._seen = self._newest()
-        return self._read(self._seen)
+        listing = self._read(self._seen)
+        if listing is not None:
+            self.settled.set()
+        return listing
 
     def use_credentials(self, config: Config) -> None:
         """Try again with these what was refused."""
@@ -71,6 +75,7 @@ class Lists:
                 self._seen = stamp
                 if listing := await asyncio.to_thread(self._read, stamp):
                     self._use(listing)
+            self.settled.set()
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), LOOK_S)
             self._wake.clear()

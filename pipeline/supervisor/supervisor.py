@@ -146,6 +146,7 @@ class Supervisor:
             state=self._state,
             save=self._saved.save,
             tokens=self._roster.tokens,
+            listed=self._lists.settled,
         )
         self._guard = Guard(self._config, self._subscriptions, self._desk, self._children, self._log_event)
         self._opening = Opening(
