@@ -755,6 +755,7 @@ def test_requests_meanwhile_are_answered_at_once():
         assert (subscribed.confirmed, subscribed.saved, pending(subscribed)) == (False, True, [(2, UNTIL)])
         moved = answer(await office.ask(SetModeParams(tokens=[1], mode="full")))
         assert pending(moved) == [(2, UNTIL)]
+        assert pending(answer(await office.ask(MirrorParams(on=True)))) == [(3, UNTIL)]
         gone = answer(await office.ask(UnsubscribeParams(tokens=[1, 2])))
         assert (gone.confirmed, gone.pending) == (True, [])
         assert office.workers.told == {1: {}, 2: {}, 3: {}}

@@ -280,8 +280,8 @@ class Desk:
         give_up_at = asyncio.get_running_loop().time() + CONFIRM_S
         pending = await self._confirm(orders, set(changed.instruments), give_up_at)
         if self._resting:
-            places = {place for token in changed.instruments if (place := self._subscriptions.carrier(token))}
-            pending = [Pending(connection_id=c, reason=self._resting) for c in sorted(places)]
+            places = sorted(map(int, changed.connections)) if action != "unsubscribe" else []
+            pending = [Pending(connection_id=c, reason=self._resting) for c in places]
         try:
             async with asyncio.timeout_at(give_up_at):
                 saved = await asyncio.shield(saving)
