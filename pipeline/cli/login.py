@@ -101,7 +101,7 @@ def login(
         listener = Listener(*(listen or ANY_PORT), url, state) if listen or open_browser else None
         if listener:
             stack.enter_context(listener)
-        click.echo(f"Log in at:\n\n  {url}\n", err=True)
+        click.echo(f"Log in at:\n\n  {url}\n")
         if listener and open_browser:
             _open(listener.open_url)
         stored = _take(listener, timeout_s, finish) if listener and listen else finish(_pasted())

@@ -280,7 +280,7 @@ def test_a_dead_token_is_tried_once_and_a_new_one_taken_up(kite: Kite, new_servi
     token_file = service.folder / "config" / "mds" / "access_token.json"
     assert (NEW_TOKEN in token_file.read_text(), token_file.stat().st_mode & 0o777) == (True, 0o600)
     files = [path for path in service.folder.rglob("*") if path.is_file() and path != token_file]
-    told = login.stdout + login.stderr.replace(f"connect/login?v=3&api_key={NEW_KEY}", "")
+    told = (login.stdout + login.stderr).replace(f"connect/login?v=3&api_key={NEW_KEY}", "")
     seen += [told, *(path.read_text(errors="replace") for path in files)]
     secrets = (KEY, NEW_KEY, OLD_TOKEN, NEW_TOKEN, SECRET, REQUEST_TOKEN)
     assert [secret for secret in secrets if any(secret in text for text in seen)] == []
