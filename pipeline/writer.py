@@ -298,6 +298,7 @@ class Writer:
 
     def _heartbeats(self) -> None:
         line = role.StatusLine(self._context, self._run_dir, role.WRITER)
+        pause = threading.Event()  # bears a clock that is shifted to try another day, as time.sleep does not
         while True:
             longest_ms, self._syncer.longest_ms = self._syncer.longest_ms, 0.0
             since_s = min((s for s in (self._syncer.since_s, self._busy_since_s) if s), default=0.0)
@@ -318,7 +319,7 @@ class Writer:
                 batches_refused=self._refused,
                 free_bytes=self._free_bytes,
             )
-            time.sleep(HEARTBEAT_S)
+            pause.wait(HEARTBEAT_S)
 
 
 def main() -> int:
