@@ -150,8 +150,9 @@ def find(
     """
     if not (words or exchange or kind or expiry):
         raise click.UsageError("what is to be found? name it, or give --exchange, --type or --expiry")
-    data_dir = config.load(config_file or given[0]).storage.data_dir
-    path = newest(data_dir)
+    storage = config.load(config_file or given[0]).storage
+    data_dir = storage.data_dir
+    path = newest(data_dir, Calendar(storage.timezone).now().date())
     if path is None:
         raise SymbolError(f"{data_dir}: there is no list of instruments yet; fetch it with: mds instruments sync")
     listing = read(path)

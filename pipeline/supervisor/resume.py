@@ -65,11 +65,14 @@ def tell_refusals(refusals: list[Refusal], history: History) -> None:
 def _tell_size(subscriptions: Subscriptions, config: Config) -> None:
     numbers = {c: len(subscriptions.of(c)) for c in CONNECTIONS}
     counts = ", ".join(f"{number} on connection {c}" for c, number in numbers.items() if number)
+    if not counts:
+        log.info("recording nothing yet to %s", config.storage.data_dir)
+        return
     modes = [known.mode for known in subscriptions.all.values()]
     quiet, busy = (bytes_a_day(modes, rate) / 2**30 for rate in (1, BUSY_TICKS_PER_S))
     log.info(
         "recording %s to %s; a day takes about %.1f GB at one tick a second each, %.1f GB at %d",
-        counts or "nothing yet",
+        counts,
         config.storage.data_dir,
         quiet,
         busy,
