@@ -50,6 +50,7 @@ from tests.integration.test_failover import wait_until_carried
 HUNG_S = 2.0  # who gives no sign of life for so long is killed
 STALL_S = min(4.0 * SCALE, 30.0)  # longer than that; at scale longer than a process may take to start, too
 FOR_EVER = "delay_enter=3600s"  # until strace lets go
+LET_GO_S = 5.0  # for strace to end as it was asked to
 TICK_BYTES = 1000  # that a tick takes as a Python object, at the very least
 
 new_disk = test_disk.new_disk
@@ -116,9 +117,10 @@ class Strace:
         else:
             self._process.send_signal(signal.SIGINT)
         try:
-            self._process.wait(DEADLINE_S)
-        finally:
+            self._process.wait(LET_GO_S)
+        except subprocess.TimeoutExpired:  # a thread has just begun or ended; the kernel lets go for it
             self._process.kill()
+            self._process.wait(DEADLINE_S)
 
     @property
     def faults_s(self) -> list[float]:
