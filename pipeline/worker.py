@@ -156,6 +156,8 @@ class Worker:
         if change.state == "idle":
             self._note_frame(now_ns)  # that it was closed in order shows as much
             self._uplink.mark_wanted(wanted=False)
+        elif change.state == "stopped" and before == "live":
+            self._note_close(now_ns)
         self._report()
         if change.state == "unauthorised" and change.retry_in_s is None:
             self._try_stored_token()
@@ -222,6 +224,12 @@ class Worker:
             if not self._wanted:
                 self._uplink.mark_wanted(wanted=False)
             self._report()
+
+    def _note_close(self, now_ns: int) -> None:
+        """Remember that all came until now, where a socket that was closed in order shows it, for the next epoch."""
+        self._note_frame(now_ns)
+        if not self._gaps.is_open and not self._announce_due:
+            self._uplink.mark_told(now_ns)
 
     def _completed_by(self, frames: Sequence[tuple[int, bytes]]) -> int | None:
         """Return the time of the frame from which on all that is wanted is received, None if it is not one of these."""

@@ -141,6 +141,20 @@ def test_a_restart_as_asked_leaves_no_gap(kite: Kite, new_service: NewService, b
     assert service.events("gap") == []
 
 
+def test_a_restart_while_little_comes_leaves_no_gap(kite: Kite, new_service: NewService, begin: Begin):
+    """The worker is stopped before a frame has shown that its socket was well: that it was closed in order shows it."""
+    service = new_service(universe=UNIVERSE, failover=SOON)
+    kite.load(2000)
+    client = begin(service)
+    kite.tell("pause")
+    client.restart("worker-1")
+    kite.load(2000)
+    wait_until_home(kite, service)
+    assert uncovered(kite) == []
+    end(kite, service)
+    assert service.events("gap") == []
+
+
 def test_a_new_run_renews_what_is_outdated_without_a_gap(kite: Kite, new_service: NewService, begin: Begin):
     """The configuration has changed between two runs: one after the other is restarted, and covered meanwhile."""
     service = new_service(universe=UNIVERSE, failover=SOON)
