@@ -33,7 +33,7 @@ __all__ = [
     "read_ticks",
 ]
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 _LAZY = {
     "Client": "pipeline.client",

@@ -20,7 +20,7 @@ from pipeline.config import Config
 from pipeline.days import NS_PER_MS
 from pipeline.durable import replace_durably
 from pipeline.errors import AlreadyRunningError, EpochError
-from pipeline.files import DATA_FILE
+from pipeline.files import DATA_FILE, claim_format
 from pipeline.spool import Spool, drop_ballast
 from pipeline.wire import Mark
 
@@ -54,8 +54,10 @@ class Opening:
 def claim_spool(config: Config, connection_id: int) -> None:
     """Hold the connection's spool as long as this process lives: two services must not drain each other's.
 
-    The folder itself is locked, since it has to be empty in the end. Raises AlreadyRunningError or EpochError.
+    The folder itself is locked, since it has to be empty in the end. Raises AlreadyRunningError, EpochError, or
+    FormatError where a newer version has written.
     """
+    claim_format(config.state_dir)
     root = config.spool_dir / str(connection_id)
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -74,6 +74,12 @@ def refusal(message: str, details: Mapping[str, Any]) -> RequestRefusedError:
     return known.get(details.get("kind", ""), RequestRefusedError)(message, details)
 
 
+class FormatError(MdsError):
+    """A newer version has recorded, in a format that this one does not know; nothing was read or written."""
+
+    exit_code = 2
+
+
 class EpochError(MdsError):
     """A stream cannot be begun: its spool or what is remembered of it cannot be written."""
 

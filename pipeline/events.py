@@ -7,7 +7,7 @@ A line ends with who says it and its number: `event_seq` is 1, 2, 3, ... within 
 its place again by these endings, so their order is part of the format. In between stand, with `?` where not always:
 
     worker-N     all with connection_id N
-      epoch                 previous_epoch, previous_last_seq, previous_last_event_seq (null: not known),
+      epoch                 format, previous_epoch, previous_last_seq, previous_last_event_seq (null: not known),
                             previous_end: none, clean, killed, unknown
       connected             -
       subscribed            instruments: {mode: [token, ...]}, once a frame has come after they were sent to Kite
@@ -27,7 +27,7 @@ its place again by these endings, so their order is part of the format. In betwe
       clock_step            offset_s, followed
       stopped               last_seq: the last event of an epoch that ended in order
     supervisor   all with connection_id 0
-      service_started       version, simulated
+      service_started       format, version, simulated
       process_started       process, pid, adopted (an earlier run had started it)
       process_died          process, exit_code (null: not known), given_up (else it is started again)
       process_hung          process, pid: it is killed
@@ -55,6 +55,13 @@ its place again by these endings, so their order is part of the format. In betwe
       sync_failed           error, syncs_failed
       storing_paused        cause
       storing_resumed       -
+
+The events that open a stream name the `format` of all that is recorded; where they do not, it is 1. It is another one,
+`files.FORMAT` is raised, when a version that knows only the one before would read what there is wrongly, take it for
+damage, or not go on with it: when a field of a tick or an event goes or means something else, or an end of a line, a
+record of a spool, the checkpoint, another file of the state folder, or the columns or the footer of Parquet change.
+More events, or more fields in the middle of one, are no other format: readers pass over what they do not know. Each
+version reads all formats up to its own, goes on with what an older one has left, and leaves alone what is newer.
 """
 
 from collections.abc import Mapping

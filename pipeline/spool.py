@@ -233,7 +233,8 @@ class Spool:
             self._fd = -1
 
     def _report(self, segment: _Segment, start: int, end: int) -> None:
-        torn = end == segment.size and segment is self._segments[max(self._segments)]
+        is_last = segment is self._segments[max(self._segments)]
+        torn = is_last and end == segment.size and (start > 0 or end < SEGMENT_RECORD_BYTES)  # else it is none of ours
         if torn:
             log.warning("%s: cut at byte %d, its last record was not written whole", segment.path, start)
         elif not segment.damaged:

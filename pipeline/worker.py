@@ -24,6 +24,7 @@ from pipeline.credentials import StoredToken, TokenFile
 from pipeline.days import NS_PER_S
 from pipeline.digest import Digest
 from pipeline.errors import ConfigError, MdsError, SpoolFullError
+from pipeline.files import FORMAT
 from pipeline.gaps import Gap, GapTracker
 from pipeline.kite import rest
 from pipeline.kite.feed import Batch, Feed, StateChange, classify_text, install_reactor
@@ -444,6 +445,7 @@ class Worker:
     def _begin_epoch(self) -> None:
         before = self._uplink.predecessor
         fields = {
+            "format": FORMAT,
             "previous_epoch": before.epoch,
             "previous_last_seq": before.last.seq if before.last else None,
             "previous_last_event_seq": before.last.event_seq if before.last else None,

@@ -23,7 +23,7 @@ from pipeline import role
 from pipeline.config import Config, from_child
 from pipeline.days import NS_PER_MS, Calendar
 from pipeline.errors import MdsError
-from pipeline.files import WRITER_LOCK
+from pipeline.files import WRITER_LOCK, claim_format
 from pipeline.journal import Commit, DiskFullError, Journal, Verdict
 from pipeline.wire import COMMITS_SOCKET, TICKS_SOCKET, WireError, decode_header, encode_commit
 from pipeline.wire import Commit as CommitMessage
@@ -331,6 +331,7 @@ def main() -> int:
         role.Lock(role.lock_path(config, role.WRITER)).acquire(config.hash)
         config.state_dir.mkdir(parents=True, exist_ok=True)
         role.Lock(config.state_dir / WRITER_LOCK).acquire(config.hash)
+        claim_format(config.state_dir)
         writer = Writer(config, context)
         for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
             signal.signal(number, writer.stop)

@@ -14,6 +14,7 @@ import pytest
 
 from pipeline import __version__
 from pipeline.cli import _COMMANDS
+from pipeline.files import FORMAT
 
 MDS = str(Path(sys.executable).parent / "mds")
 DEADLINE_S = 30
@@ -113,9 +114,9 @@ def test_each_command_has_help(tmp_path, name):
 
 
 def test_version_and_module(tmp_path):
-    """`mds --version` names the version, and `python -m pipeline` is the same command."""
+    """`mds --version` names the version and its format, and `python -m pipeline` is the same command."""
     done = mds(tmp_path, "--version")
-    assert done.stdout == f"mds, version {__version__}\n"
+    assert done.stdout == f"mds, version {__version__} (format {FORMAT})\n"
     command = [sys.executable, "-m", "pipeline"]
     for arguments in (["--version"], ["--help"]):
         same = subprocess.run(

@@ -11,6 +11,7 @@ from click.shell_completion import CompletionItem
 from pipeline import __version__
 from pipeline.errors import MdsError
 from pipeline.extras import explain
+from pipeline.files import FORMAT
 
 _SECTIONS = {
     "Begin": {
@@ -101,7 +102,7 @@ class _Commands(click.Group):
 
 
 @click.group(cls=_Commands, context_settings={"max_content_width": 110})
-@click.version_option(__version__, prog_name="mds")
+@click.version_option(__version__, prog_name="mds", message=f"%(prog)s, version %(version)s (format {FORMAT})")
 def cli() -> None:
     """Record every tick of a Kite Connect feed into daily JSONL files, each exactly once.
 

@@ -22,6 +22,7 @@ from pipeline.days import Calendar
 from pipeline.errors import MdsError
 from pipeline.instruments.symbols import Symbols
 from pipeline.store.files import date_of, tick_files
+from pipeline.store.format import require_known
 from pipeline.store.growing import BLOCK_BYTES, Chunk, GrowingFile
 from pipeline.store.seek import chunks_back, end_of_lines, offset_since, received_at
 from pipeline.store.selection import Found, Seen, Selection
@@ -110,6 +111,7 @@ class Follower:
         if since is not None:
             first_day = self._since.astimezone(calendar.zone).date() if self._since else calendar.now().date()
         with _readable(self._data_dir):
+            require_known({self._data_dir}, ())
             self._begin(first_day)
 
     def new(self) -> Iterator[list[Found]]:

@@ -13,6 +13,7 @@ from typing import Any
 from pipeline.errors import MdsError
 from pipeline.files import event_file_name
 from pipeline.store.files import GapEvent, event_files, read_events, require_folder
+from pipeline.store.format import require_known
 
 
 @dataclass
@@ -35,13 +36,15 @@ class Total:
 def read(data_dir: Path, day: date | None = None) -> list[GapEvent]:
     """Return the gaps of all days or those recorded on one, which may have begun before, as they were recorded.
 
-    Raises MdsError where nothing was recorded: that is not the same as no gaps. OSError where a file cannot be read.
+    Raises MdsError where nothing was recorded: that is not the same as no gaps, or where a newer version has recorded.
+    OSError where a file cannot be read.
     """
     require_folder(data_dir)
     paths = [path for path in event_files(data_dir) if day is None or path.name == event_file_name(day)]
     if not paths:
         name = event_file_name(day) if day else "events_YYYY-MM-DD.jsonl"
         raise MdsError(f"{data_dir}: nothing was recorded{f' on {day}' if day else ''}, there is no {name}")
+    require_known({data_dir}, paths)
     found = [event for path in paths for event in read_events(path) if isinstance(event, GapEvent)]
     return sorted(found, key=lambda gap: gap.timestamp)
 

@@ -23,6 +23,7 @@ from pipeline import removed
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.store.files import Block, date_of, event_files, is_event_file, read_blocks, require_folder, tick_files
+from pipeline.store.format import require_known
 from pipeline.store.parquet.files import day_folders, parts
 from pipeline.ticks import decode_line
 
@@ -87,7 +88,7 @@ def take(config: Config, files: Sequence[Path] = ()) -> Snapshot:
     """Take all files of the data folder, or `files` and the event files of the same days beside them.
 
     A file of another name is taken for ticks of the day of its first line. Raises ConfigError where there is no
-    such folder or file.
+    such folder or file, FormatError where a newer version has recorded.
     """
     given = sorted({path.absolute() for path in files})
     for path in given:
@@ -97,7 +98,10 @@ def take(config: Config, files: Sequence[Path] = ()) -> Snapshot:
     if not given:
         require_folder(data_dir)
 
-    first_sizes = _sizes(_event_paths(given) if given else event_files(data_dir))
+    folders = {path.parent for path in given}
+    event_paths = _event_paths(given) if given else event_files(data_dir)
+    require_known(folders or {data_dir}, event_paths)
+    first_sizes = _sizes(event_paths)
     spooled = _spooled(config.spool_dir)
     tick_sizes = _sizes([path for path in given if not is_event_file(path)] if given else tick_files(data_dir))
     event_sizes = _sizes(_event_paths(given) if given else event_files(data_dir))
@@ -108,7 +112,6 @@ def take(config: Config, files: Sequence[Path] = ()) -> Snapshot:
     ]
     columns, unreadable_days = _columns(data_dir, tick_sizes) if not given else ([], frozenset[date]())
     ticks = columns + ticks  # in this order on a day that has both: what came late is in the JSONL
-    folders = {path.parent for path in given}
     away = [name for folder in folders or {data_dir} for name in map(Path, removed.away(folder))]
     return Snapshot(
         ticks=tuple(sorted(ticks, key=lambda part: part.day)),

@@ -10,9 +10,10 @@ from zoneinfo import ZoneInfo
 
 from pipeline import config
 from pipeline.errors import ConfigError, MdsError
-from pipeline.files import parquet_folder, tick_file_name
+from pipeline.files import event_file_name, parquet_folder, tick_file_name
 from pipeline.instruments.symbols import Symbols
 from pipeline.store.files import date_of, require_folder, tick_files
+from pipeline.store.format import require_known
 from pipeline.store.parquet.files import day_folders, day_of, folders_in
 from pipeline.store.selection import Selection
 
@@ -77,13 +78,15 @@ def find(sources: Sources, data_dir: Path) -> list[TickFile]:
     """Return the files of days and paths, in their order; None: of all days of the data folder.
 
     A path is a file, another data folder, or a folder of Parquet, of one day or of all. Raises ConfigError where it is
-    not there, MdsError where nothing was recorded.
+    not there, MdsError where nothing was recorded, FormatError where a newer version has.
     """
-    if sources is None:
-        return _all(data_dir)
     if isinstance(sources, (str, Path, date)):
         sources = [sources]
-    return [file for source in sources for file in _find(source, data_dir)]
+    found = _all(data_dir) if sources is None else [file for source in sources for file in _find(source, data_dir)]
+    homes = [(file.path.parent if file.kind == "jsonl" else data_dir, file.day) for file in found]
+    events = {folder / event_file_name(day) for folder, day in homes if day}
+    require_known({folder for folder, _ in homes}, sorted(path for path in events if path.exists()))
+    return found
 
 
 def of_day(day: date, data_dir: Path) -> list[TickFile]:

@@ -21,12 +21,12 @@ import zmq.asyncio
 
 from pipeline import __version__, role
 from pipeline.config import CONNECTIONS, Config
-from pipeline.credentials import TokenFile
+from pipeline.credentials import StoredToken, TokenFile, expires_at
 from pipeline.days import Calendar
 from pipeline.epoch import epochs_held
-from pipeline.errors import AlreadyRunningError, NotSubscribedError
+from pipeline.errors import AlreadyRunningError, ConfigError, NotSubscribedError
 from pipeline.events import SUPERVISOR_ID
-from pipeline.files import SERVICE_LOCK, WRITER_LOCK
+from pipeline.files import FORMAT, SERVICE_LOCK, WRITER_LOCK, claim_format
 from pipeline.log import hide
 from pipeline.notices import describe
 from pipeline.outbox import Loss
@@ -101,7 +101,11 @@ class Supervisor:
         self._sample_due_s = 0.0
 
     def lock(self) -> None:
-        """Claim run folder and data folder. Raises AlreadyRunningError, or ConfigError where they are not usable."""
+        """Claim run folder and data folder.
+
+        Raises AlreadyRunningError, ConfigError where they are not usable, FormatError where a newer version has
+        recorded.
+        """
         role.prepare_run_dir(self._config)
         storage = self._config.storage
         for key, folder in (("storage.data_dir", storage.data_dir), ("storage.spool_dir", self._config.spool_dir)):
@@ -115,6 +119,7 @@ class Supervisor:
             raise AlreadyRunningError(
                 f"{storage.data_dir} is written to by process {writing.pid} of another run folder; end that one first"
             )
+        claim_format(self._config.state_dir)
 
     def _open_desk(self) -> None:
         self._saved = SavedFile(self._config.runtime.run_dir / FILE_NAME, self._snapshot)
@@ -189,7 +194,8 @@ class Supervisor:
             on_event=self._tell,
         )
         self._children = Children(self._config, self._child_changed)
-        self._log_event("service_started", {"version": __version__, "simulated": self._simulate})
+        started = {"format": FORMAT, "version": __version__, "simulated": self._simulate}
+        self._log_event("service_started", started)
         self._open_desk()
         self._begin()
         self._notifier.start()
@@ -339,18 +345,25 @@ class Supervisor:
 
     async def _watch(self) -> None:
         token_file = TokenFile(self._config.token_file)
+        self._note_expiry(_stored_in(token_file))
         while not self._stop.is_set():
             self._guard.check()
             self._opening.check()
             stored = token_file.poll()
             if stored is not None:  # the workers look for themselves; those that are started from now on get it
                 self._config = self._config.with_stored(stored)
+                self._note_expiry(stored)
                 hide(*self._config.secrets)
                 self._children.use(self._config)
                 self._lists.use_credentials(self._config)
             self._look(time.monotonic())
             await asyncio.sleep(CHECK_S)
         await asyncio.Event().wait()  # what ends now is meant to
+
+    def _note_expiry(self, stored: StoredToken | None) -> None:
+        """Take note of when the present token dies; nobody knows of one that the environment has."""
+        if stored is not None and stored.access_token == self._config.access_token:
+            self._board.token_expires = expires_at(stored.stored_at)
 
     def _look(self, now_s: float) -> None:
         """Keep the figures of the second, and write down when it goes better or worse."""
@@ -454,6 +467,13 @@ class Supervisor:
             "restart": Method(RestartParams, restart),
             "shutdown": Method(NoParams, shutdown),
         }
+
+
+def _stored_in(token_file: TokenFile) -> StoredToken | None:
+    """Return what is stored, None where that cannot be read: who needs it has said so."""
+    with contextlib.suppress(ConfigError):
+        return token_file.read()
+    return None
 
 
 def _no_ticks(epoch: int, frames: Sequence[Record]) -> bytes:

@@ -90,7 +90,7 @@ class Kite:
 
     def ids(self, number: int) -> list[int]:
         """Return the ids of the packets sent to a connection."""
-        return [identity for frame in self.frames(number) for identity in _ids_in(frame)]
+        return [identity for frame in self.frames(number) for identity in ids_in(frame)]
 
     def close(self) -> None:
         """End the server."""
@@ -128,9 +128,11 @@ def _seconds(time: datetime | str | None) -> float | None:
     return (moment.timestamp() or None) if moment else None
 
 
-def _ids_in(frame: bytes) -> Iterator[int]:
+def ids_in(frame: bytes) -> Iterator[int]:
+    """Yield the ids of the packets of a frame."""
     offset = 2
     while offset < len(frame):
         (length,) = struct.unpack_from(">H", frame, offset)
-        yield struct.unpack_from(">I", frame, offset + 2 + ID_OFFSETS[length])[0]
+        if length in ID_OFFSETS:  # else it was made to be rejected
+            yield struct.unpack_from(">I", frame, offset + 2 + ID_OFFSETS[length])[0]
         offset += 2 + length

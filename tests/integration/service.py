@@ -33,6 +33,7 @@ class Service:
     def __init__(self, folder: Path, **settings: Mapping[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder = folder
+        self.program = MDS
         self.runs: list[subprocess.Popen[bytes]] = []
         storage = settings.get("storage", {})
         self.data_dir = folder / storage.get("data_dir", "market_data")
@@ -60,7 +61,7 @@ class Service:
         name = self.folder / f"mds-run-{len(self.runs) + 1}"
         with name.with_suffix(".out").open("wb") as out, name.with_suffix(".err").open("wb") as err:
             run = subprocess.Popen(
-                [MDS, "run", *arguments],
+                [self.program, "run", *arguments],
                 cwd=self.folder,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
@@ -78,7 +79,7 @@ class Service:
     def mds(self, *arguments: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
         """Run another command to its end."""
         return subprocess.run(
-            [MDS, *arguments],
+            [self.program, *arguments],
             check=False,
             cwd=self.folder,
             env=self._environment,

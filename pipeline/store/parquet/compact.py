@@ -23,9 +23,10 @@ from pipeline import role
 from pipeline.config import Config
 from pipeline.durable import sync_folder
 from pipeline.errors import MdsError
-from pipeline.files import COMPACT_LOCK, COMPACTING, parquet_folder, tick_file_name
+from pipeline.files import COMPACT_LOCK, COMPACTING, event_file_name, parquet_folder, tick_file_name
 from pipeline.store.bad import BadLine
 from pipeline.store.files import Place, date_of, tick_files
+from pipeline.store.format import require_known
 from pipeline.store.keeping import closed
 from pipeline.store.keeping.removal import remove
 from pipeline.store.parquet.files import is_part
@@ -118,6 +119,8 @@ class _Work:
         first_open = closed.first_open(self._config)
         if first_open.day <= self._day:
             raise MdsError(f"{self._day}: is not closed, and only closed days are compacted: {first_open.why}")
+        events = self._source.with_name(event_file_name(self._day))
+        require_known({self._source.parent}, [events] if events.exists() else [])
         try:
             size = self._source.stat().st_size
         except FileNotFoundError:
