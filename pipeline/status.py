@@ -93,6 +93,10 @@ class HealthResponse(_Model):
     market_until: str | None  # the next change of this; None: not to be seen
     resting: str  # when connections open again, in words, while the clock has them closed
     ticks_per_second: float
+    uncovered: dict[str, int] = {}  # by connection, instruments that nobody records; these four: not in older services
+    failed_over: list[int] = []  # connections whose instruments others record
+    quiet_s: dict[str, float] = {}  # by connection, for how long a live one has had no tick, where that is too long
+    token_expires: str | None = None  # about when the access token dies; None: not known, as of the environment's
 
 
 class Durations(_Model):

@@ -202,6 +202,20 @@ def test_health_says_why(what, word, reasons):
     assert (health.status, health.reasons) == (word, reasons)
 
 
+def test_health_says_how_much_in_figures():
+    """How many instruments nobody records, which connection has failed over, and when the token dies."""
+    service = Service()
+    service.all_is_well()
+    health = service.status().health
+    assert (health.uncovered, health.failed_over, health.quiet_s, health.token_expires) == ({}, [], {}, None)
+    service.worker(1, state="down", reason="HTTP 503")
+    assert service.status().health.uncovered == {"1": 2}
+    service.subscriptions.failover(1)
+    service.board.token_expires = T0
+    health = service.status().health
+    assert (health.uncovered, health.failed_over, health.token_expires) == ({"3": 2}, [1], T0.isoformat())
+
+
 def test_a_disk_that_does_not_answer_is_told():
     """While the writer waits for it nothing is committed; a sync that takes a moment is nothing to tell."""
     service = Service()
@@ -488,6 +502,7 @@ def test_a_live_connection_without_ticks():
         "degraded",
         ["connection 1 is live and has had no tick for 60 s, though the market is open"],
     )
+    assert health.quiet_s == {"1": 60.0}
 
 
 @pytest.mark.parametrize(

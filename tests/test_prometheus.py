@@ -2,6 +2,7 @@
 
 import math
 import subprocess
+from datetime import datetime
 from typing import get_args
 
 import pytest
@@ -26,13 +27,14 @@ from tests.overviews import ROLES, an_overview
 
 counts = st.integers(0, 2**53)
 figures = st.floats(0, 1e12)
+T0 = an_overview().health.timestamp
 texts = st.text(max_size=20)
 
 
 @st.composite
 def durations(draw):
     """Strictly ascending bounds, and counts that rise with them."""
-    bounds = draw(st.lists(st.floats(1e-6, 100), max_size=12, unique=True))
+    bounds = draw(st.lists(st.floats(1e-6, 100), max_size=12, unique=True))  # none: no writer was heard of
     rising = draw(st.lists(counts, min_size=len(bounds) + 1, max_size=len(bounds) + 1))
     return Durations(bounds_s=sorted(bounds), counts=sorted(rising), sum_s=draw(figures))
 
@@ -65,7 +67,7 @@ def connection(number):
         last_tick_time=st.none(),
         start_time=st.none(),
         pid=st.none(),
-        epoch=st.none(),
+        epoch=st.none() | st.integers(1),
         restarts=counts,
     )
 
@@ -74,12 +76,18 @@ overviews = st.builds(
     Overview,
     health=st.builds(
         HealthResponse,
-        service_start_time=st.just(an_overview().health.service_start_time),
+        timestamp=st.just(T0),
+        service_start_time=st.just(T0),
+        market_until=st.none() | st.just(T0),
         uptime_seconds=figures,
         never_ticked=counts,
         reasons=st.lists(texts, max_size=2),
         never_ticked_instruments=st.just([]),
         tick_age_s=st.none(),
+        uncovered=st.dictionaries(st.sampled_from("123"), counts),
+        failed_over=st.lists(st.sampled_from(CONNECTIONS), unique=True),
+        quiet_s=st.dictionaries(st.sampled_from("123"), figures),
+        token_expires=st.none() | st.just(T0),
     ),
     connections=st.fixed_dictionaries({str(c): connection(c) for c in CONNECTIONS}),
     storage=st.builds(
@@ -131,7 +139,7 @@ def test_every_figure_is_read_back(overview):
         def of(metric, *labels, name=name):
             return samples.get((metric, ("connection", name), *labels))
 
-        assert of("mds_ticks_received_total") == c.tick_count
+        assert of("mds_ticks_received_total") == (None if c.epoch is None else c.tick_count)
         assert of("mds_ticks_pending") == c.ticks_pending
         assert of("mds_queue_depth_ticks") == c.queue_depth
         assert of("mds_lag_seconds") == c.lag_ms / 1000
@@ -140,24 +148,41 @@ def test_every_figure_is_read_back(overview):
         assert of("mds_connection_state", ("state", c.state)) == 1
         assert of("mds_subscribed_instruments") == c.subscribed_instruments
         assert of("mds_confirmed_instruments") == c.confirmed_instruments
-        assert of("mds_gaps_total") == c.gaps
+        assert of("mds_gaps_total") == (None if c.epoch is None else c.gaps)
         assert of("mds_gap_open") == c.gap_open
-        assert of("mds_reconnects_total") == c.reconnects
-        assert of("mds_rejects_total") == c.rejects
-        assert of("mds_ticks_refused_total") == c.ticks_refused
+        assert of("mds_reconnects_total") == (None if c.epoch is None else c.reconnects)
+        assert of("mds_rejects_total") == (None if c.epoch is None else c.rejects)
+        assert of("mds_ticks_refused_total") == (None if c.epoch is None else c.ticks_refused)
         assert of("mds_spool_bytes") == c.spool_bytes
+        in_gap = c.subscribed_instruments if c.gap_open else 0
+        assert of("mds_missed_instruments") == overview.health.uncovered.get(name, in_gap)
+        assert of("mds_failed_over") == (c.connection_id in overview.health.failed_over)
+        assert of("mds_quiet_seconds") == overview.health.quiet_s.get(name, 0)
         states = [value for (metric, *labels), value in samples.items() if metric == "mds_connection_state"
                   and ("connection", name) in labels]  # fmt: skip
         assert sum(states) == 1
     storage = overview.storage
-    assert samples["mds_ticks_stored_total",] == storage.ticks_stored
-    assert samples["mds_commits_total",] == storage.commits
-    assert samples["mds_sync_failures_total",] == storage.syncs_failed
-    assert samples["mds_bytes_written_total",] == storage.bytes_written
-    assert samples["mds_disk_free_bytes",] == storage.free_bytes
-    assert samples["mds_disk_reserve_bytes",] == storage.reserve_bytes
+    is_heard = bool(storage.commit_durations.bounds_s)  # else the writer has said nothing yet
+
+    def of_writer(metric, value):
+        assert samples.get((metric,)) == (value if is_heard else None), metric
+
+    of_writer("mds_ticks_stored_total", storage.ticks_stored)
+    of_writer("mds_commits_total", storage.commits)
+    of_writer("mds_sync_failures_total", storage.syncs_failed)
+    of_writer("mds_bytes_written_total", storage.bytes_written)
+    of_writer("mds_disk_free_bytes", storage.free_bytes)
+    of_writer("mds_disk_reserve_bytes", storage.reserve_bytes)
     hours = storage.hours_until_full
-    assert samples.get(("mds_disk_full_seconds",)) == (None if hours is None else hours * 3600)
+    of_writer("mds_disk_full_seconds", None if hours is None else hours * 3600)
+    assert samples["mds_storing",] == (storage.state == "recording")
+    unix = datetime.fromisoformat(T0).timestamp()
+    assert samples["mds_status_timestamp_seconds",] == samples["mds_start_time_seconds",] == unix
+    for name, moment in (
+        ("mds_market_change_timestamp_seconds", overview.health.market_until),
+        ("mds_kite_token_expiry_timestamp_seconds", overview.health.token_expires),
+    ):
+        assert samples.get((name,)) == (None if moment is None else unix)
     assert samples["mds_uptime_seconds",] == overview.health.uptime_seconds
     assert samples["mds_never_ticked_instruments",] == overview.health.never_ticked
     assert samples["mds_health_status", ("status", overview.health.status)] == 1
@@ -179,6 +204,9 @@ def test_histogram(overview):
         for (name, *labels), value in samples.items()
         if name == "mds_commit_duration_seconds_bucket"
     ]
+    if not known.bounds_s:
+        assert not buckets
+        return
     assert buckets == list(zip([*known.bounds_s, math.inf], known.counts, strict=True))
     assert samples["mds_commit_duration_seconds_count",] == known.counts[-1]
     assert samples["mds_commit_duration_seconds_sum",] == known.sum_s

@@ -40,6 +40,7 @@ class Board:
         self.hours = Hours(config.market, ZoneInfo(config.storage.timezone))
         self.resting = ""  # when connections open again, in words, while the clock has them closed
         self.opened_s = -OPENING_S  # when they did for the last time; monotonic
+        self.token_expires: datetime | None = None  # about when, where it is known
         self._subscriptions = subscriptions
         self._clock = clock
         self._started = clock()
@@ -256,20 +257,19 @@ class Board:
         """Tell whether everything is being recorded, and if not, why."""
         now = self._clock()
         outlook = self.hours.outlook(now, self._subscriptions.segments)
-        state, reasons = judge(
-            Facts(
-                connections=connections,
-                storage=storage,
-                processes=processes,
-                uncovered=self.uncovered(connections, now_s),
-                failed_over=frozenset(self._subscriptions.failed_over if not self.resting else ()),
-                writer_answers=now_s - self._writer.heard_s <= STALE_S,
-                uncommitted_s=now_s - self._committed_s if self._pending and self._committed_s is not None else 0.0,
-                quiet=self._quiet(connections, outlook, now, now_s),
-                unsaved=unsaved,
-                unresolved=unresolved,
-            )
+        facts = Facts(
+            connections=connections,
+            storage=storage,
+            processes=processes,
+            uncovered=self.uncovered(connections, now_s),
+            failed_over=frozenset(self._subscriptions.failed_over if not self.resting else ()),
+            writer_answers=now_s - self._writer.heard_s <= STALE_S,
+            uncommitted_s=now_s - self._committed_s if self._pending and self._committed_s is not None else 0.0,
+            quiet=self._quiet(connections, outlook, now, now_s),
+            unsaved=unsaved,
+            unresolved=unresolved,
         )
+        state, reasons = judge(facts)
         never = self._subscriptions.never_ticked
         last_ticks = [c.last_tick_time for c in connections.values() if c.last_tick_time]
         last_tick_time = max(last_ticks, default=None)
@@ -294,6 +294,10 @@ class Board:
             market_until=outlook.until and outlook.until.isoformat(),
             resting=self.resting,
             ticks_per_second=round(sum(c.tick_rate for c in connections.values()), 1),
+            uncovered={str(c): count for c, count in facts.uncovered.items()},
+            failed_over=sorted(facts.failed_over),
+            quiet_s={str(c): round(quiet_s, 1) for c, quiet_s in facts.quiet.items()},
+            token_expires=self.token_expires and self.token_expires.isoformat(),
         )
 
     def metrics(

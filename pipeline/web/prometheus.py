@@ -1,7 +1,8 @@
 """The overview as Prometheus reads it: text format 0.0.4. Pure.
 
 Names after https://prometheus.io/docs/practices/naming/. Counts begin again with the service, as Prometheus expects of
-counters. What is not known has no sample, rather than a made-up one.
+counters. What is not known has no sample, rather than a made-up one: a count that a process has yet to report would
+look like one that began again, and all of it like what has come since.
 """
 
 from collections.abc import Callable, Iterator
@@ -69,8 +70,12 @@ class _Figures(Collector):
         build.add_metric([__version__], 1)
         yield build
         if self._overview is not None:
+            connections = list(self._overview.connections.values())
             yield from _health(self._overview.health)
-            yield from _connections(list(self._overview.connections.values()))
+            yield from _market(self._overview.health)
+            yield from _token(self._overview.health, connections)
+            yield from _connections(connections)
+            yield from _missed(self._overview.health, connections)
             yield from _storage(self._overview.storage)
             yield from _processes(self._overview.processes)
 
@@ -88,22 +93,43 @@ def _health(health: HealthResponse) -> Iterator[Metric]:
     for name in HEALTH:
         status.add_metric([name], health.status == name)
     yield status
-    started_s = datetime.fromisoformat(health.service_start_time).timestamp()
-    yield GaugeMetricFamily("mds_start_time_seconds", "Unix time at which the service was started.", value=started_s)
+    yield GaugeMetricFamily(
+        "mds_status_timestamp_seconds",
+        "Unix time of these figures, by the service's clock.",
+        value=_unix(health.timestamp),
+    )
+    yield GaugeMetricFamily(
+        "mds_start_time_seconds",
+        "Unix time at which the service was started.",
+        value=_unix(health.service_start_time),
+    )
     yield GaugeMetricFamily("mds_uptime_seconds", "Time since then.", value=health.uptime_seconds)
     yield GaugeMetricFamily(
         "mds_never_ticked_instruments", "Subscribed instruments that have not ticked yet.", value=health.never_ticked
     )
-    yield _market(health)
 
 
-def _market(health: HealthResponse) -> Metric:
-    market = GaugeMetricFamily(
-        "mds_market_open", "Whether something that is subscribed trades now; no sample where nobody knows.", labels=[]
+def _market(health: HealthResponse) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "mds_market_open",
+        "Whether something that is subscribed trades now; no sample where nobody knows.",
+        value=None if health.market == "unknown" else health.market == "open",
     )
-    if health.market != "unknown":
-        market.add_metric([], health.market == "open")
-    return market
+    yield GaugeMetricFamily(
+        "mds_market_change_timestamp_seconds",
+        "Unix time at which that is going to change; no sample where nobody knows.",
+        value=_unix(health.market_until),
+    )
+
+
+def _token(health: HealthResponse, connections: list[ConnectionStatus]) -> Iterator[Metric]:
+    refused = any(c.state == "unauthorised" for c in connections)
+    yield GaugeMetricFamily("mds_kite_token_refused", "Whether Kite refuses the access token.", value=refused)
+    yield GaugeMetricFamily(
+        "mds_kite_token_expiry_timestamp_seconds",
+        "Unix time at about which the access token dies; no sample for one that is in the environment.",
+        value=_unix(health.token_expires),
+    )
 
 
 def _connections(connections: list[ConnectionStatus]) -> Iterator[Metric]:
@@ -113,7 +139,7 @@ def _connections(connections: list[ConnectionStatus]) -> Iterator[Metric]:
             family = kind(name, help_text, labels=["connection", "role"] if has_role else ["connection"])
             for c in connections:
                 value = figure(c)
-                if value is not None:
+                if value is not None and (c.epoch is not None or kind is GaugeMetricFamily):
                     family.add_metric([str(c.connection_id), *([c.role] if has_role else [])], value)
             yield family
     states = GaugeMetricFamily(
@@ -123,11 +149,35 @@ def _connections(connections: list[ConnectionStatus]) -> Iterator[Metric]:
         for state in dict.fromkeys((*STATES, c.state)):
             states.add_metric([str(c.connection_id), state], c.state == state)
     yield states
-    refused = any(c.state == "unauthorised" for c in connections)
-    yield GaugeMetricFamily("mds_kite_token_refused", "Whether Kite refuses the access token.", value=refused)
+
+
+def _missed(health: HealthResponse, connections: list[ConnectionStatus]) -> Iterator[Metric]:
+    """What is being lost now, and what may be lost next, by the connection whose it is."""
+    missed = GaugeMetricFamily(
+        "mds_missed_instruments", "Instruments whose ticks are being missed now.", labels=["connection"]
+    )
+    over = GaugeMetricFamily("mds_failed_over", "Whether others record its instruments.", labels=["connection"])
+    quiet = GaugeMetricFamily(
+        "mds_quiet_seconds",
+        "How long it has had no tick, where that is longer than market.stale_s in market hours; else 0.",
+        labels=["connection"],
+    )
+    for c in connections:
+        name = str(c.connection_id)
+        in_gap = c.subscribed_instruments if c.gap_open else 0
+        missed.add_metric([name], health.uncovered.get(name, in_gap))
+        over.add_metric([name], c.connection_id in health.failed_over)
+        quiet.add_metric([name], health.quiet_s.get(name, 0.0))
+    yield from (missed, over, quiet)
 
 
 def _storage(storage: Storage) -> Iterator[Metric]:
+    yield GaugeMetricFamily("mds_storing", "Whether the writer takes ticks.", value=storage.state == "recording")
+    if storage.commit_durations.bounds_s:  # else the writer has not been heard of
+        yield from _writer(storage)
+
+
+def _writer(storage: Storage) -> Iterator[Metric]:
     yield CounterMetricFamily("mds_ticks_stored", "Ticks that have become durable.", value=storage.ticks_stored)
     yield CounterMetricFamily("mds_commits", "Syncs to disk that have succeeded.", value=storage.commits)
     yield CounterMetricFamily("mds_sync_failures", "Syncs to disk that have failed.", value=storage.syncs_failed)
@@ -146,17 +196,19 @@ def _storage(storage: Storage) -> Iterator[Metric]:
         "How long the write or sync under way has taken by now; 0: there is none.",
         value=storage.syncing_since_s or 0.0,
     )
-    yield GaugeMetricFamily("mds_storing", "Whether the writer takes ticks.", value=storage.state == "recording")
     yield GaugeMetricFamily("mds_disk_free_bytes", "Free space where the files are.", value=storage.free_bytes)
     yield GaugeMetricFamily(
         "mds_disk_reserve_bytes", "Free space at which the writer stops.", value=storage.reserve_bytes
     )
-    full = GaugeMetricFamily(
-        "mds_disk_full_seconds", "Time until only the reserve is left, at the rate of the last minute.", labels=[]
+    yield GaugeMetricFamily(
+        "mds_disk_full_seconds",
+        "Time until only the reserve is left, at the rate of the last minute.",
+        value=None if storage.hours_until_full is None else storage.hours_until_full * 3600,
     )
-    if storage.hours_until_full is not None:
-        full.add_metric([], storage.hours_until_full * 3600)
-    yield full
+
+
+def _unix(timestamp: str | None) -> float | None:
+    return None if timestamp is None else datetime.fromisoformat(timestamp).timestamp()
 
 
 def _buckets(durations: Durations) -> list[tuple[str, float]]:
