@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pipeline.config import Mode
 
 SESSION_S = 6.25 * 3600  # 09:15 to 15:30
-LINE_BYTES: dict[Mode, int] = {"ltp": 200, "quote": 460, "full": 1580}  # of a typical stored line
+LINE_BYTES: dict[Mode, int] = {"ltp": 180, "quote": 410, "full": 1000}  # of a typical stored line
 
 
 def bytes_a_day(modes: Iterable[Mode], ticks_per_second: float) -> int:
