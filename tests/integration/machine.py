@@ -101,10 +101,9 @@ class Machine:
         """Return the command line that runs a command on this machine, for who wants to talk with it while it runs."""
         settings = [f"{name}={value}" for name, value in (self._environment() | (env or {})).items()]
         if self._leader:
-            enter = ["nsenter", "--target", str(self._leader), "--all", "--wd=/"]
+            enter = ["nsenter", "--target", str(self._leader), "--all"]
             become = [] if user == "root" else ["runuser", "-u", user, "--"]
-            shell = ["sh", "-c", 'cd "$0" && exec "$@"', cwd, *argv]
-            return [*enter, "env", "-i", *settings, *become, *shell]
+            return [*enter, "env", "-i", f"--chdir={cwd}", *settings, *become, *argv]
         return [
             *self._container(),
             "--pipe",
