@@ -23,7 +23,7 @@ from pipeline.market import Almanac
 NAME = "almanac"
 BACK_DAYS, AHEAD_DAYS = 10, 60
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("pipeline.almanac")  # not __main__, as which it is run
 
 
 def read(calendar: str, today: date) -> Almanac:
@@ -57,7 +57,7 @@ def main() -> int:
     """Print the sessions of the configured calendar; return the exit code."""
     settings = config.from_child()
     role.end_with_parent()
-    log.setup(NAME, settings.secrets)
+    log.setup(settings, NAME)
     try:
         today = datetime.now(ZoneInfo(settings.storage.timezone)).date()
         answer = read(settings.market.calendar, today).fields()

@@ -22,7 +22,7 @@ EXIT_BUSY = 3  # another process compacts
 ROLE = "compact"
 _NICE = 19
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("pipeline.compactor")  # not __main__, as which it is run
 
 
 def main() -> int:
@@ -32,7 +32,7 @@ def main() -> int:
     from pipeline.store.parquet.compact import closed_days, compact, lock  # noqa: PLC0415
 
     settings = config.from_child()
-    log.setup(ROLE, settings.secrets)
+    log.setup(settings, ROLE)
     try:
         lock(settings)
     except AlreadyRunningError as error:

@@ -300,6 +300,27 @@ class Notify(_Section):
         return value
 
 
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+class Log(_Section):
+    """What `mds run` says of itself, on stderr and in a file; the latter rotates."""
+
+    format: Literal["text", "json"] = "text"
+    level: Annotated[Literal["debug", "info", "warning", "error"], BeforeValidator(_lower)] = "info"
+    file: Path | None = None  # what stderr has, from all processes
+    max_mb: int = Field(default=50, ge=1, le=100_000)  # then it is begun anew
+    keep: int = Field(default=5, ge=1, le=1000)  # of those before it
+
+    @field_validator("file")
+    @classmethod
+    def _is_file(cls, value: Path | None) -> Path | None:
+        if value is not None and not value.name:
+            raise ValueError("names no file")
+        return value
+
+
 class Simulator(_Section):
     """The market of `mds simulate` and `mds run --simulate`."""
 
@@ -337,6 +358,7 @@ class Config(BaseSettings):
     failover: Failover = Failover()
     http: Http = Http()
     notify: Notify = Notify()
+    log: Log = Log()
     simulator: Simulator = Simulator()
     api_key: SecretStr = Field(default=SecretStr(""), validation_alias="KITE_API_KEY", exclude=True)
     access_token: SecretStr = Field(default=SecretStr(""), validation_alias="KITE_ACCESS_TOKEN", exclude=True)
@@ -396,6 +418,7 @@ class Config(BaseSettings):
             kite={"access_token_file": self.token_file.absolute()},
             storage={"data_dir": self.storage.data_dir.absolute(), "spool_dir": self.spool_dir.absolute()},
             runtime={"run_dir": self.runtime.run_dir.absolute()},
+            log={"file": self.log.file and self.log.file.absolute()},
         )
 
     def to_child(self) -> dict[str, str]:
@@ -414,7 +437,8 @@ class Config(BaseSettings):
         The access token is left out: a running process may have one that is newer than ours.
         """
         storage = self.storage.model_copy(update={"compact": False})
-        unconcerned = {"http": Http(), "notify": Notify(), "instruments": Instruments(), "market": Market()}
+        unconcerned = {"http": Http(), "notify": Notify(), "log": Log()}
+        unconcerned |= {"instruments": Instruments(), "market": Market()}
         return self.model_copy(update={**unconcerned, "storage": storage}).http_hash
 
     @property

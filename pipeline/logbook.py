@@ -60,8 +60,12 @@ class Logbook:
         optional = {"http_status": change.http_status, "close_code": change.close_code}
         known = {key: value for key, value in optional.items() if value is not None}
         self.log("disconnected" if was_live else "not_connected", fields | known)
-        retry = "no further try" if change.retry_in_s is None else f"next try in {change.retry_in_s:.1f} s"
-        log.warning("%s: %s; %s", change.cause, change.reason, retry)
+        level, retry = logging.WARNING, "next try at once"
+        if change.retry_in_s is None:
+            level, retry = logging.ERROR, "no further try"
+        elif change.retry_in_s:
+            retry = f"next try in {change.retry_in_s:.1f} s"
+        log.log(level, "%s: %s; %s", change.cause, change.reason, retry)
 
     def subscribed(self, wanted: Mapping[int, Mode]) -> None:
         """Write down what Kite sends from now on, or what is different of it."""

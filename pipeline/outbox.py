@@ -142,6 +142,8 @@ class Outlet:
         self.spool.trim(durable)
 
     def _go_to_accepted(self, now_s: float) -> None:
+        was, now = self.sent.seq, self.accepted.seq
+        log.debug("epoch %d: going on after tick %d, was at %d", self.stream.epoch, now, was)
         self.sent = self.accepted
         self._waiting.clear()
         self._place = self.spool.seek(self.accepted)
@@ -289,7 +291,7 @@ class Outbox:
             if outlet.done:
                 outlet.spool.remove()
                 del self._leftovers[epoch]
-                log.info("what could be read of epoch %d is stored", epoch)
+                log.info("what an earlier process had spooled (epoch %d) is stored, as far as it could be read", epoch)
 
     def close(self) -> None:
         """Let go of the files; what is spooled stays."""

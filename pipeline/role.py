@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,6 @@ WRITER, SUPERVISOR = events.WRITER, events.SUPERVISOR  # a process is called as 
 SIMULATOR = "simulator"
 HTTP = "http"
 PARENT_VARIABLE = "MDS_PARENT"  # of an errand: the pid of who has started it
-RELAYED = "relayed"  # the logger of lines that another process has finished already
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 EXIT_SPOOLED = 3  # a worker's exit code: ended in order, but not everything that it had spooled was stored in time
 
@@ -223,20 +222,21 @@ class StartSigns:
 
 
 class RelayHandler(logging.Handler):
-    """Hands log lines to the supervisor, which shows them where `mds run` was started."""
+    """Hands log records to the supervisor, which shows them where `mds run` was started."""
 
-    def __init__(self, line: StatusLine) -> None:
+    def __init__(self, line: StatusLine, secrets: Sequence[str]) -> None:
         super().__init__()
         self._line = line
+        self._secrets = secrets
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send the finished line."""
+        """Send what it says."""
         try:
-            line = self.format(record)
+            said = log.fields(record, self._secrets)
         except Exception:  # noqa: BLE001  a log call with the wrong arguments: logging's own way to deal with it
             self.handleError(record)
         else:
-            self._line.send("log", line=line)
+            self._line.send("log", **said)
 
 
 def set_up_log(config: Config, role: str, context: "zmq.Context[zmq.Socket[bytes]]") -> None:
@@ -244,7 +244,7 @@ def set_up_log(config: Config, role: str, context: "zmq.Context[zmq.Socket[bytes
 
     The handler has a socket of its own, which its lock hands from thread to thread.
     """
-    log.setup(role, config.secrets, RelayHandler(StatusLine(context, config.runtime.run_dir, role)))
+    log.setup(config, role, RelayHandler(StatusLine(context, config.runtime.run_dir, role), config.secrets))
 
 
 def spare_collector() -> None:

@@ -27,7 +27,7 @@ from pipeline.errors import ConfigError, MdsError, SpoolFullError
 from pipeline.files import FORMAT
 from pipeline.gaps import Gap, GapTracker
 from pipeline.kite import rest
-from pipeline.kite.feed import Batch, Feed, StateChange, classify_text, install_reactor
+from pipeline.kite.feed import Batch, Feed, StateChange, classify_text, install_reactor, log_twisted
 from pipeline.kite.packets import Decoder, split
 from pipeline.lag import Lag
 from pipeline.log import hide
@@ -39,7 +39,7 @@ from pipeline.ticks import StoredTick, encode_lines
 from pipeline.uplink import Uplink
 from pipeline.wire import COMMANDS_SOCKET, Commit, Order, WireError, decode_order
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pipeline.worker")  # not __main__, as which it is run
 
 TICK_S = 1.0  # digests, a look at the clock
 HEARTBEATS = 2  # meanwhile: the supervisor kills who is silent for four of them
@@ -305,12 +305,20 @@ class Worker:
         """Want from now on what the order says, unless one before it was lost: the report asks for a whole one then."""
         if order.after and (order.service, order.after) != (self._service, self._version):
             if order.service != self._service or order.version > self._version:
+                log.debug("order %d follows on %d, which has not come: asking for all", order.version, order.after)
                 self._lost_order = True
                 self._report()
             return
         wanted = {**self._wanted, **order.changed} if order.after else dict(order.changed)
         for token in order.dropped:
             wanted.pop(token, None)
+        log.debug(
+            "order %d: %d instruments have come or have another mode, %d have gone, %d are wanted",
+            order.version,
+            len(order.changed),
+            len(order.dropped),
+            len(wanted),
+        )
         is_overdue = bool(order.due) and not self._wanted
         # The first order of all may be for nothing.
         if wanted != self._wanted or order.missing or is_overdue or not self._service:
@@ -503,6 +511,7 @@ def main() -> int:
     try:
         role.Lock(role.lock_path(config, name)).acquire(config.hash)
         install_reactor(loop)
+        log_twisted()
         return loop.run_until_complete(_run(config, connection_id, context, drain="--drain" in sys.argv[2:]))
     except MdsError as error:
         log.error("%s", error)

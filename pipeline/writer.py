@@ -28,7 +28,7 @@ from pipeline.journal import Commit, DiskFullError, Journal, Verdict
 from pipeline.wire import COMMITS_SOCKET, TICKS_SOCKET, WireError, decode_header, encode_commit
 from pipeline.wire import Commit as CommitMessage
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("pipeline.writer")  # not __main__, as which it is run
 
 DRAIN_BATCHES = 64  # taken before commits and the clock are looked at again
 RECEIVE_BATCHES = 16  # ZeroMQ's queue for each worker: the spool is the queue, this only keeps the pipe full
@@ -250,6 +250,7 @@ class Writer:
             self._syncing = False
         self.journal.roll_back()
         self._boot = str(time.time_ns())
+        log.debug("back at the last commit, the workers are told so by the boot id %s", self._boot)
         self._commit_due_s = time.monotonic() + FAULT_PAUSE_S
         self._pause("the disk has failed")
 

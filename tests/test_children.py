@@ -14,8 +14,9 @@ import pytest
 from pipeline import __version__, role
 from pipeline.config import Config
 from pipeline.errors import RequestRefusedError
+from pipeline.log import OWN_LOG_BYTES
 from pipeline.role import HTTP, SIMULATOR, WRITER, read_holder
-from pipeline.supervisor.children import LOG_BYTES, Children
+from pipeline.supervisor.children import Children
 
 DEADLINE_S = 20
 PROGRAM = """
@@ -393,7 +394,7 @@ def test_settings_go_by_the_environment_and_secrets_are_in_no_argument(config, m
     asyncio.run(scenario())
 
 
-@pytest.mark.parametrize(("size", "kept"), [(LOG_BYTES, False), (LOG_BYTES + 1, True)])
+@pytest.mark.parametrize(("size", "kept"), [(OWN_LOG_BYTES, False), (OWN_LOG_BYTES + 1, True)])
 def test_a_large_log_file_is_begun_anew(config, size, kept):
     """Above the limit the old file is set aside, once; below it the child appends."""
     path = config.runtime.run_dir / "worker-1.log"

@@ -29,6 +29,7 @@ EXAMPLES = {
     ("storage", "spool_dir"): Path("market_data/spool"),
     ("market", "connect"): time(8, 55),
     ("market", "disconnect"): time(15, 35),
+    ("log", "file"): Path("mds.log"),
     ("simulator", "record"): Path("sent"),
 }
 SECTIONS = {

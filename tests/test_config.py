@@ -432,6 +432,7 @@ def test_resolved_paths_are_absolute(folder):
         ("MDS_HTTP__LISTEN", ""),
         ("MDS_HTTP__TOKEN", "t"),
         ("MDS_NOTIFY__COMMAND", "c"),
+        ("MDS_LOG__LEVEL", "debug"),
         ("MDS_STORAGE__COMPACT", "true"),
         ("MDS_INSTRUMENTS__SYNC", "false"),
         ("MDS_MARKET__CALENDAR", ""),
@@ -440,9 +441,10 @@ def test_resolved_paths_are_absolute(folder):
 def test_the_hash_tells_every_change(monkeypatch, variable, value):
     """Any setting changes the hash, reading it again or another access token does not; it shows nothing of a secret.
 
-    Recording does not rest on who looks on, or what becomes of days that are over.
+    Recording does not rest on who looks on, what is logged, or what becomes of days that are over.
     """
-    looks_on = variable.startswith(("MDS_HTTP", "MDS_NOTIFY", "MDS_STORAGE__COMPACT", "MDS_INSTRUMENTS", "MDS_MARKET"))
+    others = ("MDS_HTTP", "MDS_NOTIFY", "MDS_LOG", "MDS_STORAGE__COMPACT", "MDS_INSTRUMENTS", "MDS_MARKET")
+    looks_on = variable.startswith(others)
     before = (load().hash, load().http_hash)
     assert (load().hash, load().http_hash) == before
     monkeypatch.setenv("KITE_ACCESS_TOKEN", "t")
@@ -451,6 +453,43 @@ def test_the_hash_tells_every_change(monkeypatch, variable, value):
     assert (load().hash == before[0]) == looks_on
     assert load().http_hash != before[1]
     assert re.fullmatch("[0-9a-f]{16}", load().hash)
+
+
+@pytest.mark.parametrize("level", ["debug", "INFO", "Warning", "eRROR"])
+def test_a_log_level_in_any_case(monkeypatch, folder, level):
+    """It is written as anyone likes, in file and environment."""
+    (folder / "mds.toml").write_text(f'[log]\nlevel = "{level}"\n')
+    assert load().log.level == level.lower()
+    monkeypatch.setenv("MDS_LOG__LEVEL", level.swapcase())
+    assert load().log.level == level.lower()
+
+
+@pytest.mark.parametrize(
+    ("line", "told"),
+    [
+        ('level = "loud"', "log.level: input should be 'debug', 'info', 'warning' or 'error' (it is 'loud')"),
+        ('format = "xml"', "log.format: input should be 'text' or 'json' (it is 'xml')"),
+        ('file = ""', "log.file: names no file"),
+        ("max_mb = 0", "log.max_mb: input should be greater than or equal to 1 (it is 0)"),
+        ("keep = 0", "log.keep: input should be greater than or equal to 1 (it is 0)"),
+        ("level = 10", "log.level: input should be 'debug', 'info', 'warning' or 'error' (it is 10)"),
+        ("colour = true", "log.colour: unknown key"),
+    ],
+)
+def test_wrong_log_settings(folder, line, told):
+    """One line names the key."""
+    (folder / "mds.toml").write_text(f"[log]\n{line}\n")
+    with pytest.raises(ConfigError) as raised:
+        load()
+    assert str(raised.value).startswith(f"mds.toml: {told}")
+    assert "\n" not in str(raised.value)
+
+
+def test_the_log_file_is_where_mds_run_was_started(folder):
+    """Its path does not change with the working folder; none stays none."""
+    assert load().resolved().log.file is None
+    (folder / "mds.toml").write_text('[log]\nfile = "logs/mds.log"\n')
+    assert load().resolved().log.file == folder / "logs" / "mds.log"
 
 
 @pytest.mark.parametrize(

@@ -162,7 +162,7 @@ with zmq.Context() as context, context.socket(zmq.PUSH) as push:
 
 
 def test_the_status_line_says_who_speaks(tmp_path, monkeypatch):
-    """A message has its type, role, pid and time; log lines are relayed finished, a wrong log call harms nobody."""
+    """A message has its type, role, pid and time; log records go as fields, a wrong log call harms nobody."""
     began_s = time.monotonic()
     context = zmq.Context()
     pull = context.socket(zmq.PULL)
@@ -170,11 +170,11 @@ def test_the_status_line_says_who_speaks(tmp_path, monkeypatch):
         pull.bind(endpoint(tmp_path, STATUS_SOCKET))
         line = StatusLine(context, tmp_path, "writer")
         line.send("status", state="recording")
-        handler = RelayHandler(line)
-        handler.setFormatter(logging.Formatter("writer: %(message)s"))
+        handler = RelayHandler(line, ["s3cret"])
         monkeypatch.setattr(logging, "raiseExceptions", False)
         handler.handle(logging.makeLogRecord({"msg": "%d lines", "args": ("no number",)}))
-        handler.handle(logging.makeLogRecord({"msg": "%d lines", "args": (3,)}))
+        known = {"name": "pipeline.any", "levelname": "INFO", "created": 5.0}
+        handler.handle(logging.makeLogRecord(known | {"msg": "%d lines s3cret", "args": (3,)}))
         heard: list[dict[str, Any]] = []
         while len(heard) < 2:
             assert pull.poll(DEADLINE_MS)
@@ -183,7 +183,8 @@ def test_the_status_line_says_who_speaks(tmp_path, monkeypatch):
         context.destroy(linger=0)
     who = {"role": "writer", "pid": os.getpid()}
     assert began_s <= heard[0].pop("sent_s") <= heard[1].pop("sent_s") <= time.monotonic()
-    assert heard == [{"type": "status", **who, "state": "recording"}, {"type": "log", **who, "line": "writer: 3 lines"}]
+    said = {"created_s": 5.0, "level": "INFO", "logger": "pipeline.any", "message": "3 lines ***"}
+    assert heard == [{"type": "status", **who, "state": "recording"}, {"type": "log", **who, **said}]
 
 
 def test_the_status_line_never_waits(tmp_path):

@@ -1,14 +1,16 @@
 """`mds run`."""
 
 import asyncio
+import logging
 import os
 import sys
 from pathlib import Path
 
 import click
 
-from pipeline import config, extras, log, role
+from pipeline import config, extras, log, logfile, printing, role
 from pipeline.cli.options import config_option
+from pipeline.errors import MdsError
 from pipeline.supervisor.simulation import with_simulator
 from pipeline.supervisor.supervisor import Supervisor
 
@@ -37,14 +39,20 @@ def run(config_file: Path | None, simulate: bool, duration: float | None, fresh:
         settings = with_simulator(settings)
     supervisor = Supervisor(settings, simulate=simulate, fresh=fresh)
     supervisor.lock()
-    log.setup(role.SUPERVISOR, settings.secrets)
-    printing = log.print_from_thread(role.RELAYED)
+    log.setup(settings, role.SUPERVISOR, *logfile.log_files(settings))
+    threads = printing.Printing()
+    summary = None
     try:
         summary = asyncio.run(supervisor.run(duration))
+    except MdsError:
+        raise
+    except Exception:
+        logging.getLogger(__name__).exception("the supervisor has failed; what it has started goes on recording")
     finally:
-        printed = printing.finish()
-    click.echo(f"received {summary.received:,} ticks, stored {summary.stored:,}, still spooled {summary.spooled:,}")
-    code = 0 if summary.drained else 1
+        printed = threads.finish()
+    if summary is not None:
+        click.echo(f"received {summary.received:,} ticks, stored {summary.stored:,}, still spooled {summary.spooled:,}")
+    code = 0 if summary is not None and summary.drained else 1
     if not printed:
         sys.stdout.flush()
         os._exit(code)

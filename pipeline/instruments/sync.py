@@ -35,7 +35,7 @@ ROLE = "instruments"
 LEAST_SHARE: Final = 0.5  # of what is kept: a list with fewer instruments is half of one, or of something else
 _NICE = 5
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("pipeline.instruments.sync")  # not __main__, as which it is run
 
 
 class SyncError(MdsError):
@@ -240,7 +240,7 @@ def main() -> int:
     os.nice(_NICE)
     config = settings.from_child()
     role.end_with_parent()
-    log.setup(ROLE, config.secrets)
+    log.setup(config, ROLE)
     day = Calendar(config.storage.timezone).now().date()
     try:
         done = sync(config, day, simulated=simulated)

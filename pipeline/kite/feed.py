@@ -175,6 +175,15 @@ def install_reactor(loop: asyncio.AbstractEventLoop) -> None:
     reactor.getThreadPool().threadFactory = _ResolverThread
 
 
+def log_twisted() -> None:
+    """Let what Twisted and autobahn complain of be logged like all else, not written to stderr as it comes."""
+    from twisted.logger import STDLibLogObserver, globalLogBeginner  # noqa: PLC0415  only workers need Twisted
+
+    logging.getLogger("twisted").setLevel(logging.WARNING)  # every socket that comes or goes is info to it
+    observer: Any = STDLibLogObserver()  # Twisted's types do not see that it is one
+    globalLogBeginner.beginLoggingTo([observer], redirectStandardIO=False)
+
+
 class _ResolverThread(threading.Thread):
     """Where Twisted looks names up. A daemon: the end of the process does not wait for a name server."""
 
@@ -293,6 +302,7 @@ class Feed:
         from pipeline.kite.connection import Connection  # noqa: PLC0415  imports the reactor, which is installed now
 
         credentials = self._credentials
+        log.debug("connecting")
         self._change(StateChange("connecting"))
         connection = Connection(
             self._url,
@@ -366,7 +376,8 @@ class Feed:
                     left_s = min(left_s, PAUSE_S)
                 await self._woken(left_s)
         except Exception as error:  # noqa: BLE001  a client that raises plain Exception; a fault in it costs one attempt
-            log.error("the Kite client failed:\n%s", redact(traceback.format_exc(), filter(None, secrets)))
+            told = {"traceback": redact(traceback.format_exc(), filter(None, secrets))}
+            log.error("the Kite client failed, the connection is tried again", extra=told)
             return End("failed", f"{type(error).__name__}: {error}")
         return connection.end
 
@@ -391,6 +402,7 @@ class Feed:
                 connection.subscribe(tokens)
             connection.set_mode(batch.mode, tokens)
             self._confirmed.update(dict.fromkeys(tokens, batch.mode))
+        log.debug("sent to Kite: %s of %d instruments, mode %s", batch.action, len(tokens), batch.mode)
         self._tell(self._listener.on_sent, batch)
         return True
 

@@ -86,7 +86,9 @@ def main(file: Path | None, texts: tuple[str, ...], print_tokens: int | None, **
         wanted = faults.Faults(faults.parse(text) for text in texts)
         settings = _settings(file, {name: value for name, value in options.items() if value is not None})
         api_secret = os.environ.get(SECRET_VARIABLE, "")
-        log.setup("simulator", (*settings.secrets, *([api_secret] if len(api_secret) >= SECRET_CHARS else [])))
+        log.setup(settings, "simulator")
+        if len(api_secret) >= SECRET_CHARS:
+            log.hide(api_secret)
         asyncio.run(_run(Simulator(settings, wanted, api_secret)))
     except MdsError as error:
         click.echo(f"simulator: {error}", err=True)

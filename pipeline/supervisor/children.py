@@ -20,6 +20,7 @@ from pathlib import Path
 from pipeline import __version__, role
 from pipeline.config import Config
 from pipeline.errors import RequestRefusedError
+from pipeline.log import OWN_LOG_BYTES
 from pipeline.supervisor.policy import Restarts
 
 log = logging.getLogger(__name__)
@@ -27,7 +28,6 @@ log = logging.getLogger(__name__)
 WORKER_MODULE = "pipeline.worker"  # python -m ...
 DRAIN_AGAIN_S = 5.0
 RENEW_S = 10.0  # for an outdated process to end in order
-LOG_BYTES = 2**20  # a child's log file is begun anew above this
 
 
 @dataclass
@@ -158,6 +158,8 @@ class Children:
             if child.state == "failed":
                 self._note(child)
             return
+        again = child.exit_code is not None
+        log.log(logging.INFO if again else logging.DEBUG, "%s is started, as process %d", child.role, child.pid)
         self._note(child)
 
     def _adopt(self, child: Child) -> bool:
@@ -315,8 +317,8 @@ def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
 
 @contextlib.contextmanager
 def log_file(path: Path) -> Iterator[int]:
-    """Open the log of a process in the run folder, begun anew if it has grown large."""
-    if path.exists() and path.stat().st_size > LOG_BYTES:
+    """Open the log of a process in the run folder, begun anew if it has grown large; the process keeps it short."""
+    if path.exists() and path.stat().st_size > OWN_LOG_BYTES:
         path.replace(path.with_suffix(".log.1"))
     fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o600)
     try:

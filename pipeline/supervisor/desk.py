@@ -206,7 +206,9 @@ class Desk:
     ) -> tuple[dict[int, int], "asyncio.Task[bool]"]:
         orders = {c: self._orders.version(c) for c in self.tell_workers(changed.instruments)}
         self._history.done(action, by, changed, reason)
-        log.info("%s: %d instruments, asked by %s%s", action, len(changed.instruments), by, reason and f": {reason}")
+        level = logging.WARNING if action == by == "failover" else logging.INFO  # unasked
+        asked = "" if by == "failover" else f", asked by {by}"
+        log.log(level, "%s: %d instruments%s%s", action, len(changed.instruments), asked, reason and f": {reason}")
         saving = asyncio.create_task(self._keep(changed.instruments))
         self._saving.add(saving)
         saving.add_done_callback(self._saving.discard)

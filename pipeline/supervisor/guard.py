@@ -188,7 +188,7 @@ class Guard:
             if uncovered:
                 log.error("%d instruments are UNCOVERED: no connection that is well has room for them", len(uncovered))
             else:
-                log.info("all instruments have a place again")
+                log.warning("all instruments have a place again")  # for those who look at warnings, too
 
     def _change(self, action: Action) -> None:
         is_over = isinstance(action, FailOver)

@@ -100,6 +100,7 @@ class Notifier:
     async def _tell(self, message: Message) -> None:
         """Run the command with this message, and log if it fails."""
         self._budget.spend(time.monotonic())
+        log.debug("notify.command is told of: %s", message.get("event"))
         told = redact_all({"service": self._service, **message}, self._secrets)
         try:
             with Run(self._argv, json.dumps(told).encode() + b"\n") as run:

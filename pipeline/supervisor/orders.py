@@ -3,6 +3,7 @@
 The messages are the orders of `wire`.
 """
 
+import logging
 import time
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from typing import Any, NamedTuple
 from pipeline.config import CONNECTIONS
 from pipeline.supervisor.subscriptions import Instruments
 from pipeline.wire import Order, encode_order
+
+log = logging.getLogger(__name__)
 
 AGAIN_S = 0.5  # an order that is not acknowledged for so long has not arrived
 
@@ -233,4 +236,6 @@ class Orders:
             worker.due,
             self.rests,
         )
+        told = len(changed), len(dropped)
+        log.debug("order %d to connection %d: %d to have, %d to drop", order.version, connection_id, *told)
         self._send(connection_id, encode_order(order))

@@ -27,7 +27,7 @@ from pipeline.epoch import epochs_held
 from pipeline.errors import AlreadyRunningError, ConfigError, NotSubscribedError
 from pipeline.events import SUPERVISOR_ID
 from pipeline.files import FORMAT, SERVICE_LOCK, WRITER_LOCK, claim_format
-from pipeline.log import hide
+from pipeline.log import hide, show
 from pipeline.notices import describe
 from pipeline.outbox import Loss
 from pipeline.records import Record
@@ -56,7 +56,6 @@ from pipeline.uplink import Uplink
 from pipeline.wire import COMMANDS_SOCKET, CONTROL_SOCKET, STATUS_SOCKET
 
 log = logging.getLogger(__name__)
-children_log = logging.getLogger(role.RELAYED)
 
 SIMULATOR_MODULE = "pipeline.simulator"  # python -m ...
 HTTP_MODULE = "pipeline.web"
@@ -328,7 +327,7 @@ class Supervisor:
 
     def _hear(self, message: dict[str, Any]) -> None:
         if message["type"] == "log":
-            children_log.info("%s", message["line"])
+            show(message)
             return
         if message["type"] == "event":
             told = (message["text"], message["details"])

@@ -10,9 +10,10 @@ reaches packages as the machine around it does. Commands run in a container (sys
 import fcntl
 import os
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,9 @@ class Machine:
     def close(self) -> None:
         """Switch it off, and leave nothing of it."""
         if self._booted is not None:
-            self._booted.kill()  # of nspawn, with which all that runs in it ends
+            for pid in (*self._children(), self._booted.pid):  # its init, with which all that runs in it ends, and nspawn
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             self._booted.wait()
         subprocess.run(["umount", "--lazy", str(self.root)], check=True)
         shutil.rmtree(self._folder, ignore_errors=True)
@@ -132,10 +135,17 @@ class Machine:
     def _find_init(self) -> bool:
         assert self._booted
         assert self._booted.poll() is None, (self._folder / "console.log").read_text(errors="replace")
-        children = Path(f"/proc/{self._booted.pid}/task/{self._booted.pid}/children").read_text().split()
-        found = [int(pid) for pid in children if Path(f"/proc/{pid}/comm").read_text().strip() == "systemd"]
+        found = [pid for pid in self._children() if Path(f"/proc/{pid}/comm").read_text().strip() == "systemd"]
         self._leader = found[0] if found else 0
         return bool(found)
+
+    def _children(self) -> list[int]:
+        """Return the children of nspawn: the container's init, once it has begun."""
+        assert self._booted
+        with suppress(FileNotFoundError):  # it has ended
+            listed = Path(f"/proc/{self._booted.pid}/task/{self._booted.pid}/children").read_text()
+            return [int(pid) for pid in listed.split()]
+        return []
 
     def _container(self) -> list[str]:
         shared = [f"--bind-ro={path}" for path in SHARED if Path(path).exists()]

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -295,6 +296,14 @@ def pairs(modes: dict[str, str]) -> list[tuple[str, str]]:
 
 def _lines(folder: Path, pattern: str) -> list[dict[str, Any]]:
     return [json.loads(line) for path in sorted(folder.glob(pattern)) for line in path.read_bytes().splitlines()]
+
+
+def free_port() -> int:
+    """Return a port of 127.0.0.1 on which nobody listens."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
 
 
 def until(condition: Callable[[], Any], what: str, deadline_s: float = DEADLINE_S) -> None:

@@ -32,7 +32,7 @@ from pipeline.status import (
 from tests.integration.conftest import Begin, NewService
 from tests.integration.drills import PRIMARY, SECONDARY, UNIVERSE, until_on_disk
 from tests.integration.kite import Kite
-from tests.integration.service import DEADLINE_S, Service, until
+from tests.integration.service import DEADLINE_S, Service, free_port, until
 
 ST = Path(sys.executable).with_name("st")
 TOKEN = "canary-http-token-4b1d"  # noqa: S105  made up
@@ -114,14 +114,6 @@ def _events(response: http.client.HTTPResponse) -> Iterator[tuple[str, Any]]:
             kind = value
         elif field == "data":
             yield kind, json.loads(value)
-
-
-def free_port() -> int:
-    """Return a port of 127.0.0.1 on which nobody listens."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 def listening(port: int) -> dict[str, Any]:

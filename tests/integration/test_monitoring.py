@@ -18,8 +18,8 @@ from tests import monitoring
 from tests.integration.conftest import Begin, NewService
 from tests.integration.drills import UNIVERSE
 from tests.integration.kite import Kite
-from tests.integration.service import DEADLINE_S, Service, until
-from tests.integration.test_http import free_port, listening
+from tests.integration.service import DEADLINE_S, Service, free_port, until
+from tests.integration.test_http import listening
 
 EMPTY = {  # what the dashboard asks for and rightly gets no answer to here, and why
     "mds_market_change_timestamp_seconds": "the market of this test has no calendar: it is always open",
