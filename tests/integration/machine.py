@@ -72,7 +72,10 @@ class Machine:
     def close(self) -> None:
         """Switch it off, and leave nothing of it."""
         if self._booted is not None:
-            for pid in (*self._children(), self._booted.pid):  # its init, with which all that runs in it ends, and nspawn
+            for pid in (
+                *self._children(),
+                self._booted.pid,
+            ):  # its init, with which all that runs in it ends, and nspawn
                 with suppress(ProcessLookupError):
                     os.kill(pid, signal.SIGKILL)
             self._booted.wait()
