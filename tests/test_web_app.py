@@ -306,7 +306,7 @@ NAMED = {"hosts": ("Recorder.example",)}
 def test_host(http, host, is_right, monkeypatch):
     """A page that has resolved its own name to our address is not answered."""
     monkeypatch.setattr("socket.gethostname", lambda: "This-Machine.lan")
-    answer = ask(serving(**http), "/live", headers={"authorization": f"Bearer {TOKEN}"}, host=host)
+    answer = ask(serving(**http), "/health", headers={"authorization": f"Bearer {TOKEN}"}, host=host)
     assert answer.status == (200 if is_right else 400)
     if not is_right:
         assert "Host" in answer.json["detail"]
@@ -326,14 +326,32 @@ def test_host(http, host, is_right, monkeypatch):
         ({"authorization": "Bearer \xff"}, 401),
     ],
 )
-@pytest.mark.parametrize("path", [*PATHS, "/docs", "/openapi.json", "/nothing", "/static-offline-docs/favicon.png"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        *(path for path in PATHS if path != "/live"),
+        *("/docs", "/openapi.json", "/nothing", "/static-offline-docs/favicon.png"),
+        *("/live/", "//live", "/LIVE"),
+    ],
+)
 def test_token(path, headers, status):
-    """With a token set, no path is answered without it, not even by what there is not."""
+    """With a token set, no path but the probe is answered without it, not even by what there is not."""
     answer = ask(serving(token=TOKEN), path, headers=headers)
-    assert answer.status == (404 if (status, path) == (200, "/nothing") else status)
+    assert answer.status == (404 if status == 200 and path.lower().strip("/") in ("nothing", "live") else status)
     if status == 401:
         assert answer.headers["www-authenticate"] == "Bearer"
         assert TOKEN.encode() not in answer.body
+
+
+@pytest.mark.parametrize("host", ["10.1.2.3:8080", "evil.example", "", None])
+@pytest.mark.parametrize("headers", [{}, {"authorization": "Bearer wrong"}], ids=["no token", "a wrong one"])
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+def test_probe(method, headers, host):
+    """What only asks whether the process answers needs no token, and may call it as it likes."""
+    answer = ask(serving(**ANY), "/live?token=x", method, headers, host=host)
+    assert (answer.status, answer.body) == (200, b'{"status":"live"}' if method == "GET" else b"")
+    assert ask(serving(**ANY), "/live", "POST", headers, host=host).status == 405
+    assert ask(serving(**ANY), "/live", headers={"x": "a" * guard.MAX_HEAD}, host=host).status == 431
 
 
 def test_page_without_the_token():
@@ -346,10 +364,12 @@ def test_page_without_the_token():
 
 
 def test_document_tells_of_the_token():
-    """Who reads the OpenAPI document learns whether a token is needed."""
+    """Who reads the OpenAPI document learns whether a token is needed, and by what not."""
     with_token = ask(serving(token=TOKEN), "/openapi.json", headers={"authorization": f"Bearer {TOKEN}"}).json
     assert with_token["security"] == [{"token": []}]
-    assert all("401" in path["get"]["responses"] for path in with_token["paths"].values())
+    free = {name for name, path in with_token["paths"].items() if path["get"].get("security") == []}
+    unrefused = {name for name, path in with_token["paths"].items() if "401" not in path["get"]["responses"]}
+    assert free == unrefused == {"/live"}
     assert "security" not in ask(serving(), "/openapi.json").json
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from pipeline import config, extras, log, logfile, printing, role
+from pipeline.cli.first import go_on_in_child
 from pipeline.cli.options import config_option
 from pipeline.errors import MdsError
 from pipeline.supervisor.simulation import with_simulator
@@ -32,6 +33,7 @@ def run(config_file: Path | None, simulate: bool, duration: float | None, fresh:
     Kite's credentials are read from KITE_API_KEY and KITE_ACCESS_TOKEN; what is not set there is what `mds login` or
     `mds token set` has stored. A token that is stored later is taken up while it runs.
     """
+    go_on_in_child()
     settings = config.load(config_file, need_credentials=not simulate).resolved()
     if settings.storage.compact:
         extras.require("storage.compact")

@@ -25,6 +25,7 @@ from pipeline.status import (
 )
 from pipeline.web import prometheus
 from pipeline.web.events import EventStream, Hub
+from pipeline.web.guard import PROBE
 from pipeline.web.page import Page
 from pipeline.web.source import Source
 
@@ -122,7 +123,7 @@ class _Paths:
         app.get("/", include_in_schema=False)(self.dashboard)
         app.get("/favicon.ico", include_in_schema=False)(self.icon)
         app.get("/health", responses=_HEALTH)(self.health)
-        app.get("/live", responses=_answer(Live))(self.live)
+        app.get(PROBE, responses=_answer(Live))(self.live)
         app.get("/connections", responses=_answer(dict[str, ConnectionStatus]))(self.connections)
         app.get("/instruments", responses=_answer(InstrumentPage) | _INVALID)(self.instruments)
         app.get("/instruments/{token}", responses=_answer(InstrumentSubscription) | _INVALID | _UNKNOWN)(
@@ -148,7 +149,7 @@ class _Paths:
         return _json(answer, 503 if answer.status == "down" else 200)
 
     async def live(self) -> Response:
-        """Tell that this process works, whatever the recorder does."""
+        """Tell that this process works, whatever the recorder does; whoever asks, without the token."""
         return _json(Live())
 
     async def connections(self) -> Response:
@@ -254,14 +255,15 @@ _EVENTS: _Responses = {
 
 
 def _ask_for_token(app: FastAPI) -> None:
-    """Let the OpenAPI document say that each request needs the token."""
+    """Let the OpenAPI document say that each request but the probe needs the token."""
     plain = app.openapi
 
     def openapi() -> dict[str, Any]:
         document = plain()
         document.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"token": []}]
-        for path in document["paths"].values():
+        document["paths"][PROBE]["get"]["security"] = []
+        for path in (path for name, path in document["paths"].items() if name != PROBE):
             path["get"]["responses"]["401"] = {
                 "description": "The token is missing, or another one.",
                 "content": {"application/json": {"schema": {"$ref": "#/components/schemas/Refusal"}}},

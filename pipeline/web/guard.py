@@ -2,7 +2,8 @@
 
 In this order: the name that the server is called by, the token, the method, the length of the head, the body. A page
 that somebody opens may not read this server through the browser: it may resolve its own name to our address (DNS
-rebinding), but it cannot change the Host header, which then has that name.
+rebinding), but it cannot change the Host header, which then has that name. Only the probe is anybody's: what asks
+whether a container lives has no token, and calls it by any name; the answer tells nothing but that there is one.
 """
 
 import asyncio
@@ -26,6 +27,7 @@ MAX_HEAD = 32 * 1024
 BODY_S = 5.0  # for a body to arrive, or for one that is too large to be read and dropped
 MAX_REQUESTS = 200  # that are being answered at a time; those that only arrive do not count
 METHODS = "GET, HEAD"
+PROBE = "/live"
 ALWAYS = {
     b"cache-control": b"no-store",
     b"cross-origin-resource-policy": b"same-origin",
@@ -78,6 +80,15 @@ class Guard:
             self._in_flight -= 1
 
     def _check(self, scope: Scope) -> None:
+        if scope["path"] != PROBE:
+            self._check_client(scope)
+        if scope["method"] not in ("GET", "HEAD"):
+            raise RefusalError(405, f"only {METHODS}: changes go through mds", (b"allow", METHODS.encode()))
+        head = len(scope["raw_path"]) + len(scope["query_string"])
+        if head + sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD:
+            raise RefusalError(431, f"the head of the request has more than {MAX_HEAD} bytes")
+
+    def _check_client(self, scope: Scope) -> None:
         if self._in_flight >= MAX_REQUESTS:
             raise RefusalError(503, f"{MAX_REQUESTS} requests are being answered already, try again later")
         hosts = [value for name, value in scope["headers"] if name == b"host"]
@@ -87,11 +98,6 @@ class Guard:
             challenge = (b"www-authenticate", b"Bearer")
             page = self._page.document if scope["path"] == "/" and scope["method"] in ("GET", "HEAD") else None
             raise RefusalError(401, "the header Authorization: Bearer <http.token> is needed", challenge, page=page)
-        if scope["method"] not in ("GET", "HEAD"):
-            raise RefusalError(405, f"only {METHODS}: changes go through mds", (b"allow", METHODS.encode()))
-        head = len(scope["raw_path"]) + len(scope["query_string"])
-        if head + sum(len(name) + len(value) for name, value in scope["headers"]) > MAX_HEAD:
-            raise RefusalError(431, f"the head of the request has more than {MAX_HEAD} bytes")
 
     def _has_token(self, headers: _Headers) -> bool:
         given = [value for name, value in headers if name == b"authorization"]

@@ -423,7 +423,7 @@ def test_others_need_a_token(new_service: NewService, begin: Begin, kite: Kite) 
     begin(service)
     stranger, friend = Web(port), Web(port, Authorization=f"Bearer {TOKEN}")
     friend.until(200)
-    for path in ("/health", "/live", "/metrics", "/events", "/openapi.json", "/docs", "/nothing"):
+    for path in ("/health", "/metrics", "/events", "/openapi.json", "/docs", "/nothing"):
         answer = stranger.ask(path)
         assert (answer.status, answer.headers["www-authenticate"]) == (401, "Bearer")
         assert stranger.ask(path, authorization="Bearer wrong").status == 401
@@ -431,7 +431,8 @@ def test_others_need_a_token(new_service: NewService, begin: Begin, kite: Kite) 
     assert (page.status, page.body) == (401, friend.ask("/").body)
     with friend.events() as events:
         assert next(events)[0] == "series"
-    assert friend.ask("/live", host="evil.example").status == 400
-    assert friend.ask(f"/live?token={TOKEN}").status == 200
+    assert friend.ask("/health", host="evil.example").status == 400
+    assert friend.ask(f"/health?token={TOKEN}").status == 200
+    assert stranger.ask("/live", host="evil.example").json == {"status": "live"}
     assert service.stop() == 0
     assert TOKEN not in service.logs()
