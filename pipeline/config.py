@@ -35,6 +35,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from pipeline.credentials import SECRET_CHARS, StoredToken, TokenFile, character_fault
 from pipeline.errors import ConfigError
 from pipeline.rules import parse_rule, parse_session
+from pipeline.secret_files import read_secrets
 
 MAX_INSTRUMENTS = 3000  # on one connection, Kite's limit
 CONNECTIONS = (1, 2, 3)
@@ -43,6 +44,7 @@ STATE_FOLDER = ".mds"  # in the data folder
 CHILD_VARIABLE = "MDS_CHILD_CONFIG"
 HTTP_TOKEN_VARIABLE = "MDS_HTTP__TOKEN"  # noqa: S105  its name
 API_SECRET_VARIABLE = "KITE_API_SECRET"  # noqa: S105  its name; for `mds login` alone, and never a setting
+GIVEN_VARIABLES = ("KITE_API_KEY", "KITE_ACCESS_TOKEN", HTTP_TOKEN_VARIABLE)  # or as files: `secret_files`
 SECRET_VARIABLES = ("KITE_API_KEY", "KITE_ACCESS_TOKEN", API_SECRET_VARIABLE)
 
 Mode = Literal["ltp", "quote", "full"]
@@ -449,7 +451,7 @@ class Config(BaseSettings):
 
 
 def load(file: Path | None = None, *, need_credentials: bool = False) -> Config:
-    """Read `file` (or MDS_CONFIG, or `mds.toml` where there is one) and the environment.
+    """Read `file` (or MDS_CONFIG, or `mds.toml` where there is one), secrets in files, and the environment.
 
     With `need_credentials` there are an API key and an access token in it, as `with_credentials` finds them.
     Raises ConfigError, one line for each wrong key.
@@ -462,7 +464,7 @@ def load(file: Path | None = None, *, need_credentials: bool = False) -> Config:
     _check_names(values, path)
     _check_types(values, path)
     try:
-        config = Config(**values)
+        config = Config(**_with_secrets(values))
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(error, path))) from None
     except ValueError as error:  # pydantic-settings: a variable that is not JSON where a list is wanted
@@ -525,6 +527,13 @@ def _read_toml(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path}: {error.strerror}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: not valid TOML: {error}") from None
+
+
+def _with_secrets(values: dict[str, Any]) -> dict[str, Any]:
+    """Return the file's values with what secret files have laid over them; the environment comes over both."""
+    secrets = read_secrets(GIVEN_VARIABLES)
+    token = secrets.pop(HTTP_TOKEN_VARIABLE, None)
+    return {**values, **secrets, **({"http": {**values.get("http", {}), "token": token}} if token else {})}
 
 
 _SECRET_NAMES = ("api_key", "access_token", "api_secret", *SECRET_VARIABLES)

@@ -46,6 +46,7 @@ its place again by these endings, so their order is part of the format. In betwe
       subscriptions_damaged file, error, kept_in
       compacted             date, ticks, bytes (of the JSONL), parquet_bytes, bad_lines: the day is there as Parquet
       compact_failed        date (null: of no day), reason
+      supervisor_left       -: it ends alone, as asked; the others go on recording
       service_stopped       drained: nothing is left in a spool of a worker
     writer       without connection_id
       file_missing          file, bytes: stored, and gone

@@ -22,6 +22,7 @@ _TEXTS = {
     "stopped": "ended in order",
     "service_started": "service {version} started",
     "service_stopped": "service ended",
+    "supervisor_left": "the supervisor ended alone, the others go on recording",
     "process_started": "{process} started",
     "process_died": "{process} has died",
     "process_hung": "{process} gave no sign of life and is killed",

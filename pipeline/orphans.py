@@ -47,7 +47,7 @@ class Orphan(NamedTuple):
 
 def find(config: Config) -> list[Orphan]:
     """Return what runs in this run folder without a supervisor, in the order of `end`; nothing where there is one."""
-    if _is_supervised(config):
+    if is_supervised(config):
         return []
     pids = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdecimal()]
     found = [orphan for pid in pids if (orphan := _identify(pid, config.runtime.run_dir))]
@@ -71,14 +71,15 @@ def end(config: Config, tell: Callable[[str], None]) -> bool:
     if going_on := _send(config, rest, signal.SIGTERM, UNASKED_END_S):
         tell(f"{_names(going_on)} does not end, killing it")
         _send(config, going_on, signal.SIGKILL, UNASKED_END_S)
-    if _is_supervised(config) or find(config):
+    if is_supervised(config) or find(config):
         raise MdsError(f"something was started in {config.runtime.run_dir} meanwhile; to end that too: mds stop")
     if held := _connections_held(config, {orphan.spool_dir for orphan in found}):
         tell(f"connections with something left in the spool: {held}; the next mds run stores it")
     return not held
 
 
-def _is_supervised(config: Config) -> bool:
+def is_supervised(config: Config) -> bool:
+    """Tell whether there is a supervisor, also one that hangs."""
     return role.read_holder(role.lock_path(config, role.SUPERVISOR)) is not None
 
 
@@ -91,7 +92,8 @@ def _identify(pid: int, run_dir: Path) -> Orphan | None:
             return None
         environment = dict(entry.partition(b"=")[::2] for entry in (process / "environ").read_bytes().split(b"\0"))
         settings = orjson.loads(environment[CHILD_VARIABLE.encode()])
-        if not run_dir.samefile(settings["runtime"]["run_dir"]):
+        # As that process sees it: one in a container may have a folder of the same name.
+        if not run_dir.samefile(f"{process}/root{settings['runtime']['run_dir']}"):
             return None
         return Orphan(name, pid, Path(settings["storage"]["spool_dir"]))
     except (OSError, ValueError, KeyError, TypeError):

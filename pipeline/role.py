@@ -33,6 +33,7 @@ SIMULATOR = "simulator"
 HTTP = "http"
 PARENT_VARIABLE = "MDS_PARENT"  # of an errand: the pid of who has started it
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+LEAVE_SIGNAL = signal.SIGUSR1  # to the supervisor: end alone, and leave the others recording
 EXIT_SPOOLED = 3  # a worker's exit code: ended in order, but not everything that it had spooled was stored in time
 
 _LOCK_TRIES, _LOCK_PAUSE_S = 10, 0.02  # whoever asks who holds a lock holds it for a moment

@@ -30,8 +30,11 @@ def run(config_file: Path | None, simulate: bool, duration: float | None, fresh:
     was received. Exits with 0 when all is stored, with 1 if something had to stay in the spool, from which the next
     run stores it, and with 2 if it could not begin.
 
-    Kite's credentials are read from KITE_API_KEY and KITE_ACCESS_TOKEN; what is not set there is what `mds login` or
-    `mds token set` has stored. A token that is stored later is taken up while it runs.
+    With SIGUSR1 it ends alone: the others go on recording, until the next run adopts them, or `mds stop` ends them.
+
+    Kite's credentials are read from KITE_API_KEY and KITE_ACCESS_TOKEN, then from files of these names in the folder
+    that CREDENTIALS_DIRECTORY names; what is set nowhere is what `mds login` or `mds token set` has stored. A token
+    that is stored later is taken up while it runs.
     """
     go_on_in_child()
     settings = config.load(config_file, need_credentials=not simulate).resolved()
@@ -43,9 +46,10 @@ def run(config_file: Path | None, simulate: bool, duration: float | None, fresh:
     supervisor.lock()
     log.setup(settings, role.SUPERVISOR, *logfile.log_files(settings))
     threads = printing.Printing()
-    summary = None
+    summary, code = None, 1
     try:
         summary = asyncio.run(supervisor.run(duration))
+        code = 0 if summary is None or summary.drained else 1
     except MdsError:
         raise
     except Exception:
@@ -54,7 +58,8 @@ def run(config_file: Path | None, simulate: bool, duration: float | None, fresh:
         printed = threads.finish()
     if summary is not None:
         click.echo(f"received {summary.received:,} ticks, stored {summary.stored:,}, still spooled {summary.spooled:,}")
-    code = 0 if summary is not None and summary.drained else 1
+    elif code == 0:
+        click.echo("ended alone: the others go on recording; mds run adopts them, mds stop ends them")
     if not printed:
         sys.stdout.flush()
         os._exit(code)

@@ -13,7 +13,8 @@ from pipeline.errors import NotRunningError
 
 @click.command()
 @config_option
-def stop(config_file: Path | None) -> None:
+@click.option("--if-running", is_flag=True, help="Exit with 0 where nothing runs.")
+def stop(config_file: Path | None, if_running: bool) -> None:
     """End the running service in order, as Ctrl-C does where it was started, and wait until it has ended.
 
     Where the supervisor was killed, what it has left running is ended in the same order. Exits with 1 if something
@@ -25,6 +26,8 @@ def stop(config_file: Path | None) -> None:
             ended = client.shutdown()
         except NotRunningError:
             if not orphans.find(settings):
+                if if_running and not orphans.is_supervised(settings):
+                    return
                 raise
             ended = True
     stored = orphans.end(settings, click.echo) if ended else True

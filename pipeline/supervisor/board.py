@@ -244,7 +244,7 @@ class Board:
             hours_until_full=round(max(free_bytes - reserve_bytes, 0) / growth / 3600, 4) if growth else None,
         )
 
-    def health(
+    def facts(
         self,
         connections: Mapping[str, ConnectionStatus],
         storage: Storage,
@@ -253,11 +253,11 @@ class Board:
         *,
         unsaved: str = "",
         unresolved: Sequence[str] = (),
-    ) -> HealthResponse:
-        """Tell whether everything is being recorded, and if not, why."""
+    ) -> Facts:
+        """Return what a judgement rests on."""
         now = self._clock()
         outlook = self.hours.outlook(now, self._subscriptions.segments)
-        facts = Facts(
+        return Facts(
             connections=connections,
             storage=storage,
             processes=processes,
@@ -269,7 +269,22 @@ class Board:
             unsaved=unsaved,
             unresolved=unresolved,
         )
+
+    def health(
+        self,
+        connections: Mapping[str, ConnectionStatus],
+        storage: Storage,
+        processes: Mapping[str, Process],
+        now_s: float,
+        *,
+        unsaved: str = "",
+        unresolved: Sequence[str] = (),
+    ) -> HealthResponse:
+        """Tell whether everything is being recorded, and if not, why."""
+        facts = self.facts(connections, storage, processes, now_s, unsaved=unsaved, unresolved=unresolved)
         state, reasons = judge(facts)
+        now = self._clock()
+        outlook = self.hours.outlook(now, self._subscriptions.segments)
         never = self._subscriptions.never_ticked
         last_ticks = [c.last_tick_time for c in connections.values() if c.last_tick_time]
         last_tick_time = max(last_ticks, default=None)

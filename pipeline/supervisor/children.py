@@ -21,6 +21,7 @@ from pipeline import __version__, role
 from pipeline.config import Config
 from pipeline.errors import RequestRefusedError
 from pipeline.log import OWN_LOG_BYTES
+from pipeline.secret_files import CREDENTIALS_VARIABLE
 from pipeline.supervisor.policy import Restarts
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ log = logging.getLogger(__name__)
 WORKER_MODULE = "pipeline.worker"  # python -m ...
 DRAIN_AGAIN_S = 5.0
 RENEW_S = 10.0  # for an outdated process to end in order
+_FOR_THE_SUPERVISOR = ("NOTIFY_SOCKET", CREDENTIALS_VARIABLE)
 
 
 @dataclass
@@ -117,6 +119,15 @@ class Children:
         if child.pidfd >= 0:
             with contextlib.suppress(ProcessLookupError):
                 signal.pidfd_send_signal(child.pidfd, number)
+
+    def let_go(self) -> None:
+        """Watch none of them any more, and start none: they go on, for another supervisor to adopt."""
+        for child in self.all.values():
+            child.is_ending = True
+            if child.pidfd >= 0:
+                asyncio.get_running_loop().remove_reader(child.pidfd)
+                os.close(child.pidfd)
+                child.pidfd = -1
 
     async def end(self, name: str, timeout_s: float) -> bool:
         """End a child for good, with SIGKILL if it takes too long; True if it went by itself."""
@@ -311,8 +322,15 @@ def _how(exit_code: int | None) -> str:
 
 
 def without_secrets(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return the environment without what is meant for the recorder: credentials, and all of its settings."""
-    return {name: value for name, value in environment.items() if not name.upper().startswith(("KITE_", "MDS_"))}
+    """Return the environment without what is meant for the recorder: credentials, and all of its settings.
+
+    What systemd tells the supervisor is for nobody else, either.
+    """
+    return {
+        name: value
+        for name, value in environment.items()
+        if not name.upper().startswith(("KITE_", "MDS_", "WATCHDOG_")) and name not in _FOR_THE_SUPERVISOR
+    }
 
 
 @contextlib.contextmanager

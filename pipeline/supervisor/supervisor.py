@@ -9,7 +9,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
 import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,7 +26,7 @@ from pipeline.epoch import epochs_held
 from pipeline.errors import AlreadyRunningError, ConfigError, NotSubscribedError
 from pipeline.events import SUPERVISOR_ID
 from pipeline.files import FORMAT, SERVICE_LOCK, WRITER_LOCK, claim_format
-from pipeline.log import hide, show
+from pipeline.log import hide, redact, show
 from pipeline.notices import describe
 from pipeline.outbox import Loss
 from pipeline.records import Record
@@ -35,7 +34,7 @@ from pipeline.requests import FindParams, InstrumentParams, NoParams, OverviewPa
 from pipeline.status import Overview
 from pipeline.supervisor.board import Board
 from pipeline.supervisor.bulletin import Bulletin
-from pipeline.supervisor.children import WORKER_MODULE, Child, Children
+from pipeline.supervisor.children import RENEW_S, WORKER_MODULE, Child, Children
 from pipeline.supervisor.compaction import Compaction
 from pipeline.supervisor.control import Method, answer
 from pipeline.supervisor.desk import Desk
@@ -51,7 +50,9 @@ from pipeline.supervisor.roster import Roster
 from pipeline.supervisor.rows import Row
 from pipeline.supervisor.saved import FILE_NAME, SavedFile, due, on_wire, relieved, snapshot
 from pipeline.supervisor.subscriptions import Subscriptions
+from pipeline.supervisor.systemd import Systemd
 from pipeline.supervisor.view import View
+from pipeline.supervisor.watchdog import status_line
 from pipeline.uplink import Uplink
 from pipeline.wire import COMMANDS_SOCKET, CONTROL_SOCKET, STATUS_SOCKET
 
@@ -93,6 +94,9 @@ class Supervisor:
         self._background: set[asyncio.Task[None]] = set()
         self._misheard = 0
         self._stop = asyncio.Event()
+        self._leave = asyncio.Event()
+        self._restarting: set[asyncio.Task[int | None]] = set()
+        self._systemd = Systemd()
         self._bulletin = Bulletin()
         self._notifier = Notifier(config)
         self._bulletin.listener = self._notifier.hear
@@ -170,11 +174,15 @@ class Supervisor:
             opens=self._opening.opens,
         )
 
-    async def run(self, duration_s: float | None) -> Summary:
-        """Record until a signal, a `shutdown` request, or the end of `duration_s`."""
+    async def run(self, duration_s: float | None) -> Summary | None:
+        """Record until a signal, a `shutdown` request, or the end of `duration_s`.
+
+        With role.LEAVE_SIGNAL this process ends alone, and returns None.
+        """
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for number in role.STOP_SIGNALS:
             loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(role.LEAVE_SIGNAL, self._leave.set)
         if duration_s is not None:
             loop.call_later(duration_s, self._stop.set)
         context: zmq.Context[zmq.Socket[bytes]] = zmq.Context()
@@ -206,20 +214,27 @@ class Supervisor:
             asyncio.create_task(self._watch()),
             asyncio.create_task(self._saved.keep_up()),
             asyncio.create_task(self._stop.wait()),
+            asyncio.create_task(self._leave.wait()),
         ]
+        following = tasks[2]
         renewing = asyncio.create_task(self._renew())
         compacting = asyncio.create_task(Compaction(self._config, self._log_event).run())
         beside = [asyncio.create_task(each) for each in (self._opening.run(), self._lists.run())]
+        self._systemd.ready()
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        self._systemd.stopping()
         for task in (renewing, compacting, *beside):
             task.cancel()
         self._guard.stop()
         for task in done:
             task.result()  # a task that ended by itself has failed
         notifier_ends = asyncio.create_task(self._notifier.end())
-        summary = await self._end()
+        is_leaving = self._leave.is_set() and not self._stop.is_set()
+        summary = None if is_leaving else await self._end()
         await notifier_ends
         tasks += [compacting, *beside, *self._background]
+        if is_leaving:
+            await self._depart([task for task in tasks if task is not following])
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)  # nobody waits on a socket when it is closed
@@ -285,6 +300,18 @@ class Supervisor:
             await self._hear_last_words()
         received, stored, spooled = self._board.totals()
         return Summary(received, stored, 0 if drained else spooled, drained)
+
+    async def _depart(self, tasks: Sequence[asyncio.Task[Any]]) -> None:
+        """End alone: the others go on recording. What is being restarted now is brought to its end before."""
+        if self._restarting:
+            await asyncio.wait(self._restarting, timeout=RENEW_S)
+        self._children.let_go()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._log_event("supervisor_left", {})
+        await self._saved.save()
+        await self._uplink.finish(self._config.storage.commit_interval_ms / 1000 + OWN_EVENTS_S)
 
     async def _hear_last_words(self) -> None:
         """Wait for the last messages of the others: they may arrive after these are gone."""
@@ -377,6 +404,7 @@ class Supervisor:
             was, self._health = self._health, health.status
             self._log_event("health", {"status": health.status, "was": was, "reasons": health.reasons})
         self._notifier.look(view, now_s)
+        self._systemd.look(redact(status_line(health), self._config.secrets), lambda: view.fault, now_s)
 
     async def _renew(self) -> None:
         """Restart what was adopted from another version or configuration, one at a time."""
@@ -390,7 +418,10 @@ class Supervisor:
         """End a process in order and start it anew, with others in its place if possible; return the new pid."""
         await self._guard.relieve(name)
         self._guard.hear_end(name)
-        return await self._children.restart(name)
+        restarting = asyncio.create_task(self._children.restart(name))
+        self._restarting.add(restarting)
+        restarting.add_done_callback(self._restarting.discard)
+        return await asyncio.shield(restarting)
 
     def _send_order(self, connection_id: int, order: bytes) -> None:
         """Send at once, or not at all: who is just being restarted asks for it when it is back."""

@@ -11,6 +11,7 @@ from pipeline.status import ConnectionStatus, HealthResponse, Metrics, Notice, O
 from pipeline.supervisor.board import Board
 from pipeline.supervisor.children import Child
 from pipeline.supervisor.rows import Row
+from pipeline.supervisor.watchdog import fault
 
 ROLES_SHOWN = (SUPERVISOR, WRITER, *(worker_role(c) for c in CONNECTIONS), HTTP, SIMULATOR)
 
@@ -74,6 +75,11 @@ class View:
             unsaved=self._unsaved,
             unresolved=self._unresolved,
         )
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with recording that a restart of the supervisor may mend."""
+        return fault(self._board.facts(self.connections, self.storage, self.processes, self._now_s))
 
     @cached_property
     def connections(self) -> dict[str, ConnectionStatus]:
