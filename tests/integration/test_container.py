@@ -175,7 +175,7 @@ def test_killed(made: Image, demo: Demo, who: str) -> None:
             until_healthy(mds, made)
             if who == "supervisor":
                 pid = json.loads((demo.volume / "run" / "supervisor.lock").read_bytes())["pid"]
-                assert mds.run("sh", "-c", f"kill -KILL {pid}").returncode == 0
+                mds.run("sh", "-c", f"kill -KILL {pid}")  # which may end with it, before it can say that it has
                 assert mds.wait() == 128 + signal.SIGKILL  # for whoever decides whether it is started again
             else:
                 mds.kill(signal.SIGKILL)
