@@ -17,10 +17,10 @@ demo: .venv/ready
 	@cd demo && for mode in quote full; do grep -hm 1 "^{\"mode\":\"$$mode\"" market_data/market_data_*.jsonl; done
 	@printf '\nAll of it is in demo/; mds is in .venv/bin/. What next: README.md\n'
 
-# First those of single modules, then those that run the service: two files at a time, as these load the machine.
+# First those of single modules, then those that run the service: three files at a time, as these mostly wait.
 test: .venv/dev lint
 	$(BIN)/python -m pytest --numprocesses auto --maxprocesses 4 --dist worksteal --ignore tests/integration tests
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile tests/integration
+	$(BIN)/python -m pytest --numprocesses 3 --dist loadfile tests/integration
 
 lint: .venv/dev
 	$(BIN)/ruff check .

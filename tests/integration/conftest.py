@@ -1,6 +1,7 @@
 """A Kite server and a recorder for each test. What fails shows all logs; nothing that was started survives."""
 
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +14,8 @@ from tests.integration.kite import Kite
 from tests.integration.service import Service
 
 SCALE = float(os.environ.get("MDS_TEST_SCALE", "1"))  # how much longer than usual the drills under load are
+
+ROOM_BYTES = 4 * 2**30  # several times what the machines of a test have
 
 NewService = Callable[..., Service]
 Begin = Callable[..., Client]
@@ -54,3 +57,14 @@ def begin() -> Iterator[Begin]:
             return clients.enter_context(Client(service.run_dir))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def room_for_a_machine(in_memory: Callable[[], Path], tmp_path_factory: pytest.TempPathFactory) -> Callable[[], Path]:
+    """Makes a folder for machines; in memory where there is room, for they have tens of thousands of files."""
+
+    def make() -> Path:
+        folder = in_memory()
+        return folder if shutil.disk_usage(folder).free >= ROOM_BYTES else tmp_path_factory.mktemp("machine")
+
+    return make

@@ -188,10 +188,12 @@ class Newcomer:
             return
         self.has_no_recorder()
         file.write_text(f"{self._settings}\n{text}")
-        self._record("mds run --fresh")
-        self.has_no_recorder()
-        file.write_text(self._settings)
-        self._is_fresh = True
+        try:
+            self._record("mds run --fresh")
+            self.has_no_recorder()
+        finally:
+            file.write_text(self._settings)
+            self._is_fresh = True
 
     def runs(self, text: str) -> None:
         """Run a program of the user's own; one that follows what comes, and so has no end, is ended by Ctrl-C."""
@@ -221,9 +223,10 @@ class Newcomer:
     def compares(self, text: str) -> None:
         """Look at a tick as it is stored: it has the fields that are shown, in their order; numbers aside."""
         self.has_recorder()
-        lines = "head -qn 1 market_data/market_data_*.jsonl"
-        stored = self.rehearsal.done(f"mds subscribe NSE:INFY >/dev/null; sleep 1; {lines}")
-        assert [*json.loads(stored)] == [*json.loads(text)]
+        self.rehearsal.done("mds subscribe NSE:INFY")
+        first = "head -qn 1 market_data/market_data_*.jsonl"
+        until(lambda: "}\n" in self.rehearsal.run(first).stdout, "a tick is stored")
+        assert [*json.loads(self.rehearsal.done(first))] == [*json.loads(text)]
 
     def scrapes(self, text: str) -> None:
         """See that Prometheus takes the settings."""

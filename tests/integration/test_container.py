@@ -6,7 +6,6 @@ read-only, in the demo's environment, beside the simulator of the same image.
 
 import json
 import os
-import shutil
 import signal
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,7 +25,6 @@ pytestmark = [
 ]
 
 USER = 10001
-ROOM_BYTES = 4 * 2**30  # several times what both stages have
 ASK = """
 import sys
 from http.client import HTTPConnection
@@ -40,12 +38,9 @@ print(answer.read().decode())
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory, in_memory: Callable[[], Path]) -> Iterator[Image]:
-    """The image; in memory where there is room for it, for it has tens of thousands of files."""
-    folder = in_memory()
-    if shutil.disk_usage(folder).free < ROOM_BYTES:
-        folder = tmp_path_factory.mktemp("image")
-    with image.built(compose.DEPLOY / "Dockerfile", folder / "image") as found:
+def made(room_for_a_machine: Callable[[], Path]) -> Iterator[Image]:
+    """The image."""
+    with image.built(compose.DEPLOY / "Dockerfile", room_for_a_machine() / "image") as found:
         yield found
 
 

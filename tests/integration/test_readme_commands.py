@@ -147,9 +147,9 @@ def story() -> list[Step]:
         if block.language not in ("", "console", "sh"):
             do = BLOCKS.get(block.language, unknown)
             steps.append(Step(block.line, block.heading, block.language, do, block.text))
-    once: dict[tuple[str, Command | str], Step] = {}
+    once: dict[tuple[str, str], Step] = {}
     for step in sorted(steps, key=lambda step: step.place):
-        once.setdefault((step.what, step.what if isinstance(step.subject, Command) else step.subject), step)
+        once.setdefault((step.what, step.subject.shown if isinstance(step.subject, Command) else step.subject), step)
     return list(once.values())
 
 
@@ -165,10 +165,10 @@ def unknown(_: Newcomer, subject: Any) -> None:
 
 
 @pytest.fixture(scope="module")
-def newcomer(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Newcomer]:
+def newcomer(room_for_a_machine: Callable[[], Path]) -> Iterator[Newcomer]:
     """Somebody on a fresh machine, who lives through all of it."""
-    with machine.machine(tmp_path_factory.mktemp("newcomer") / "machine") as fresh:
-        somebody = Newcomer(fresh, {"SECONDS_OF_DEMO": "10"})
+    with machine.machine(room_for_a_machine() / "machine") as fresh:
+        somebody = Newcomer(fresh, {"SECONDS_OF_DEMO": "5"})
         somebody.arrives(ROOT)
         yield somebody
 

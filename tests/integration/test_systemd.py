@@ -6,7 +6,8 @@ import shutil
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -137,9 +138,9 @@ class Host:
 
 
 @pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+def host(room_for_a_machine: Callable[[], Path]) -> Iterator[Host]:
     """The service is installed from its source folder, with a simulator as Kite; it is not started yet."""
-    folder = tmp_path_factory.mktemp("systemd")
+    folder = room_for_a_machine()
     with machine(folder / "machine") as fresh:
         copy_source(fresh.root / "root/source")
         wheels = fresh.root / "root/wheels"
