@@ -14,6 +14,7 @@ import yaml
 from pipeline import config
 from pipeline.config import HTTP_TOKEN_VARIABLE, SECRET_VARIABLES
 from pipeline.supervisor import supervisor
+from pipeline.web.guard import PROBE
 from tests import compose
 from tests.compose import DEPLOY
 from tests.integration import image
@@ -68,6 +69,21 @@ def test_it_runs_without_a_shell():
     options, _, command = step("HEALTHCHECK").partition("CMD")
     assert "--timeout=" in options
     assert f"'127.0.0.1', {step('EXPOSE')}" in json.loads(command)[-1]
+    assert f"'{PROBE}'" in json.loads(command)[-1]
+
+
+def test_all_that_it_keeps_is_in_the_volume():
+    """The folder that it runs in, and the access token; its user's alone."""
+    assert step("VOLUME") == step("WORKDIR") == "/data"
+    assert SERVICES["mds"]["volumes"] == ["data:/data"]
+    (made,) = re.findall(r"install --directory .*", step("RUN"))
+    assert made == "install --directory --owner mds --group mds --mode 0700 /data"
+
+
+def test_no_secret_is_in_a_layer():
+    """Whoever has the image can read its variables and arguments."""
+    names = {name for kind, value in STEPS if kind in ("ARG", "ENV") for name in image.pairs(value)}
+    assert not {name for name in names if re.search("KEY|SECRET|TOKEN|PASS", name) and not name.endswith("_FILE")}
 
 
 def test_context():
@@ -180,6 +196,9 @@ def test_settings_are_real(name, monkeypatch, tmp_path):
         assert found.universe.primary
         assert not found.http.is_local
         assert "mds" in found.http.hosts
+        assert found.market.calendar == ""  # the simulator trades day and night
+        port = SERVICES["simulator"]["environment"]["MDS_SIMULATOR__PORT"]
+        assert (found.kite.ws_url, found.kite.api_url) == (f"ws://simulator:{port}", f"http://simulator:{port}")
     else:
         assert found.simulator.port == 9000
 
@@ -223,6 +242,19 @@ def test_what_is_mounted_is_there(service):
             assert source in volumes
 
 
+@each_service
+def test_service_comes_back(service):
+    """After a death, and after a restart of the machine, unless it was stopped by hand."""
+    assert service["restart"] == "unless-stopped"
+
+
+def test_recorder_waits_for_the_simulator():
+    """Until it answers, where it is started at all."""
+    assert SERVICES["mds"]["depends_on"] == {"simulator": {"condition": "service_healthy", "required": False}}
+    assert SERVICES["simulator"]["profiles"] == ["demo"]
+    assert f":{SERVICES['simulator']['environment']['MDS_SIMULATOR__PORT']}:" in SERVICES["simulator"]["ports"][0]
+
+
 def test_it_has_time_to_end():
     """All that it waits for at its end fits into what Docker gives it."""
     longest_s = sum(
@@ -261,6 +293,22 @@ def test_prometheus_scrapes_the_recorder():
     assert inside | {"scrape_configs": None} == beside | {"scrape_configs": None}
 
 
+def mounted(name):
+    """Return what is mounted in a service, by where it is there."""
+    volumes = (volume.split(":") for volume in SERVICES[name]["volumes"])
+    return {target: source for source, target, *_ in volumes}
+
+
+def test_prometheus_finds_its_files():
+    """Settings and rules are where it looks for them, and what it stores is in a volume."""
+    options = dict(option.removeprefix("--").split("=", 1) for option in SERVICES["prometheus"]["command"])
+    found, file = mounted("prometheus"), options["config.file"]
+    assert found[file] == "./prometheus/compose.yml"
+    for name in yaml.safe_load((DEPLOY / found[file]).read_text())["rule_files"]:
+        assert found[str(Path(file).parent / name)] == "./prometheus/rules.yml"
+    assert found[options["storage.tsdb.path"]] == "prometheus"
+
+
 def test_prometheus_reads_it():
     """Its own tool finds nothing wrong."""
     if not shutil.which("promtool"):
@@ -268,3 +316,29 @@ def test_prometheus_reads_it():
     command = ["promtool", "check", "config", "--syntax-only", str(DEPLOY / "prometheus" / "compose.yml")]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+# Grafana.
+
+
+def test_grafana_finds_its_files():
+    """Data source and dashboards are where it looks for them, and the dashboard is what it begins with."""
+    settings, found = SERVICES["grafana"]["environment"], mounted("grafana")
+    assert found["/etc/grafana/provisioning"] == "./grafana/provisioning"
+    (provider,) = yaml.safe_load((DEPLOY / "grafana/provisioning/dashboards/mds.yaml").read_text())["providers"]
+    assert found[provider["options"]["path"]] == "./grafana/dashboards"
+    home = Path(settings["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"])
+    assert (DEPLOY / found[str(home.parent)] / home.name).exists()
+    assert settings["PROMETHEUS_URL"] == f"http://prometheus:{SERVICES['prometheus']['ports'][0].rpartition(':')[2]}"
+
+
+def test_grafana_is_for_looking_only():
+    """It knows no password, and so nobody who may change anything."""
+    expected = {
+        "GF_AUTH_ANONYMOUS_ENABLED": "true",
+        "GF_AUTH_ANONYMOUS_ORG_ROLE": "Viewer",
+        "GF_AUTH_BASIC_ENABLED": "false",
+        "GF_AUTH_DISABLE_LOGIN_FORM": "true",
+        "GF_SECURITY_DISABLE_INITIAL_ADMIN_CREATION": "true",
+    }
+    assert expected.items() <= SERVICES["grafana"]["environment"].items()

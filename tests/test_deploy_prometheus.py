@@ -30,6 +30,23 @@ OF_PROMETHEUS = {  # what it knows by itself
 VARIABLES = {"instance": "127.0.0.1:8080", "__rate_interval": "1m", "__interval": "15s", "__range": "6h"}
 UNITS = {value for name, value in vars(units).items() if isinstance(value, str) and not name.startswith("_")}
 COLUMNS = 24
+UNITS_OF = {  # metrics by the end of their names; a panel that shows more than one kind has no unit of its own
+    "ratio": {"percentunit"},
+    "seconds": {"s", "dtdurations", "dateTimeAsIso"},
+    "seconds_bucket": {"s"},
+    "bytes": {"bytes"},
+    "bytes_written_total": {"binBps"},
+}
+PROVISIONING = {  # the keys that Grafana has for an entry; it passes over what it does not know
+    "datasources": {
+        *("name", "type", "uid", "access", "orgId", "url", "user", "database", "basicAuth", "basicAuthUser"),
+        *("withCredentials", "isDefault", "jsonData", "secureJsonData", "version", "editable"),
+    },
+    "providers": {
+        *("name", "orgId", "folder", "folderUid", "type", "disableDeletion", "updateIntervalSeconds"),
+        *("allowUiUpdates", "options"),
+    },
+}
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +146,13 @@ def test_alerts_say_all_that_is_wanted(name):
     assert "$labels.instance" in alert["annotations"]["summary"] or "absent(" in alert["expr"]
 
 
+def test_a_spare_that_could_not_take_over_is_told():
+    """Whatever state it is in, but those in which it can, or is about to, or is not meant to."""
+    fine = {"off", "starting", "idle", "standby", "connecting", "live"}
+    (told,) = re.findall(r'state=~"([\w|]+)"', monitoring.alerts()["MdsNoSpare"]["expr"])
+    assert sorted(told.split("|")) == sorted({*prometheus.STATES} - fine)
+
+
 def test_recording_rules_are_for_the_dashboard():
     """Nobody computes what nobody shows."""
     shown = {name for query in monitoring.queries() for name in metrics_of(query.expr)}
@@ -189,9 +213,19 @@ def test_the_dashboard_is_what_grafana_knows():
     assert_within(raw, json.loads(encoder.JSONEncoder().encode(model)))
     assert_choices(model)
     assert raw["schemaVersion"] == models.Dashboard().schema_version
+    assert raw["uid"] == monitoring.DASHBOARD.stem  # links to it hold
     # Variables in the place of a data source are all that ties it to one Grafana.
     sources = {target["datasource"]["uid"] for panel in monitoring.panels() for target in panel["targets"]}
     assert sources == {"${datasource}"}
+
+
+def test_the_variables_are_there(known):
+    """All that queries ask with, and no other; what there is to choose from is exported."""
+    variables = {variable["name"]: variable for variable in monitoring.dashboard()["templating"]["list"]}
+    asked = {name for query in monitoring.queries() for name in re.findall(r"\$\{?(\w+)", query.expr)}
+    assert {name for name in asked if not name.startswith("__")} | {"datasource"} == set(variables)
+    (choice,) = re.findall(r"^label_values\((\w+), (\w+)\)$", variables["instance"]["query"]["query"])
+    assert choice[1] in known[choice[0]]
 
 
 def assert_within(given, kept, path="dashboard"):
@@ -233,6 +267,14 @@ def test_panels_are_complete(panel):
     assert panel["fieldConfig"]["defaults"]["thresholds"]["steps"][0]["value"] is None
 
 
+@pytest.mark.parametrize("panel", monitoring.panels(), ids=lambda panel: panel["title"])
+def test_units_fit(panel):
+    """A ratio is not shown as seconds, nor bytes as a count."""
+    names = {name for target in panel["targets"] for name in metrics_of(target["expr"])}
+    fitting = [units for name in names for end, units in UNITS_OF.items() if re.search(rf"[_:]{end}$", name)]
+    assert all(panel["fieldConfig"]["defaults"]["unit"] in units for units in fitting)
+
+
 def test_panels_have_places_of_their_own():
     """None lies upon another or beyond the edge, rows are filled, and numbers and titles are there once."""
     every = monitoring.dashboard()["panels"]
@@ -258,6 +300,14 @@ def provisioned(name: str) -> Any:
     return yaml.safe_load((DEPLOY / "grafana" / "provisioning" / name).read_text())
 
 
+@pytest.mark.parametrize("name", ["datasources/prometheus.yaml", "dashboards/mds.yaml"])
+def test_provisioning_is_what_grafana_knows(name):
+    """In the one version that there is."""
+    ((key, entries),) = ((key, value) for key, value in provisioned(name).items() if key != "apiVersion")
+    assert provisioned(name)["apiVersion"] == 1
+    assert all(entry.keys() <= PROVISIONING[key] for entry in entries)
+
+
 def test_provisioning():
     """Grafana finds the data source that the dashboard asks by default, and the folder that it lies in."""
     (source,) = provisioned("datasources/prometheus.yaml")["datasources"]
@@ -267,6 +317,7 @@ def test_provisioning():
         by_default["current"]["value"],
         by_default["current"]["text"],
     )
+    assert (source["access"], source["isDefault"]) == ("proxy", True)  # a browser does not reach Prometheus itself
     assert source["url"] == "${PROMETHEUS_URL}"  # Grafana knows no default for a variable
     settings = yaml.safe_load((PROMETHEUS / "prometheus.yml").read_text())
     assert source["jsonData"]["timeInterval"] == settings["global"]["scrape_interval"]

@@ -2,10 +2,12 @@
 
 import subprocess
 import sys
+from threading import Event
+from unittest.mock import Mock
 
 import pytest
 
-from pipeline import files, iter_ticks, read_ticks
+from pipeline import files, follow, iter_ticks, read_ticks
 from pipeline.epoch import claim_spool
 from pipeline.errors import FormatError
 from pipeline.events import encode_event
@@ -20,6 +22,8 @@ from tests.builders import DAY, EPOCH, T0_NS, a_config
 from tests.test_verify import Recording
 
 NEWER = 7
+ENDED = Event()
+ENDED.set()
 
 
 def epoch_line(**fields):
@@ -62,6 +66,7 @@ READERS = {
     "iter_ticks": lambda config: list(iter_ticks(data_dir=config.storage.data_dir)),
     "gaps": lambda config: gaps.read(config.storage.data_dir),
     "compact": lambda config: compact(config, DAY),
+    "follow": lambda config: list(follow(config.storage.data_dir, stop=ENDED)),
 }
 
 
@@ -128,6 +133,22 @@ class TestWriting:
         with pytest.raises(FormatError, match=f"{config.storage.data_dir}: recorded in format {NEWER}"):
             Supervisor(config, simulate=False).lock()
         assert _content(config) == before
+
+    def test_the_service_does_not_go_on_with_a_copy_of_it(self, newer):
+        """As of `deploy/backup`: there only the event log tells."""
+        config, _ = newer
+        (config.state_dir / files.WRITTEN_FORMAT).unlink()
+        (config.storage.data_dir / event_file_name(DAY)).write_bytes(epoch_line(format=NEWER))
+        before = _content(config)
+        with pytest.raises(FormatError, match=f"{event_file_name(DAY)}: recorded in format {NEWER}"):
+            Supervisor(config, simulate=False).lock()
+        assert _content(config) == before
+
+    def test_an_event_log_that_cannot_be_read_tells_no_format(self, config, monkeypatch):
+        """Why it cannot is said by who has to go on with it."""
+        config.runtime.run_dir.mkdir()
+        monkeypatch.setattr("pipeline.store.format.read_chunks", Mock(side_effect=PermissionError(13, "denied")))
+        Supervisor(config, simulate=False).lock()
 
     def test_a_worker_does_not_touch_its_spool(self, newer):
         """As where an older version was installed while a newer supervisor starts them."""

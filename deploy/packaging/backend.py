@@ -38,7 +38,7 @@ __all__ = [
 
 TIME = (1980, 1, 1, 0, 0, 0)  # the first that a zip archive knows
 TIME_S = 315_532_800  # the same in Unix seconds
-LEFTOVERS = ("*.egg-info", "*.pyc", "__pycache__", "build", "dist", ".git", ".venv")  # of building and testing
+LEFTOVERS = ("*.egg-info", "*.pyc", "__pycache__", "build", "dist", ".venv")  # of building and testing
 
 Settings = Mapping[str, Any] | None
 
@@ -77,16 +77,24 @@ def build_sdist(sdist_directory: str, config_settings: Settings = None) -> str:
 
 
 def _sources() -> Iterator[Path]:
-    """Yield the files of this folder: those that git has; in one without git, an unpacked sdist, all but leftovers."""
+    """Yield the files of this folder: those that git has; in an unpacked sdist, without git, all that it would have."""
     if Path(".git").exists():
         listing = ["git", "-c", "safe.directory=*", "ls-files", "-z"]
         names = subprocess.run(listing, check=True, capture_output=True, text=True).stdout.split("\0")
         yield from (path for name in names if name and (path := Path(name)).is_file())
         return
+    rules = Path(".gitignore")  # what was recorded here, and secrets
+    ignored = (*LEFTOVERS, *(rules.read_text().split() if rules.exists() else ()))
     for path in Path().rglob("*"):
-        is_leftover = any(Path(part).match(pattern) for part in path.parts for pattern in LEFTOVERS)
-        if path.is_file() and not is_leftover and path != Path("PKG-INFO"):
+        if path.is_file() and path != Path("PKG-INFO") and not any(_fits(path, pattern) for pattern in ignored):
             yield path
+
+
+def _fits(path: Path, pattern: str) -> bool:
+    """Tell whether a line of .gitignore is about a file: one path, or a name that it or a folder of it has."""
+    if pattern.startswith("/"):
+        return path.is_relative_to(pattern.strip("/"))
+    return any(Path(part).match(pattern.strip("/")) for part in path.parts)
 
 
 def _add(archive: tarfile.TarFile, name: str, content: bytes, *, is_program: bool = False) -> None:

@@ -21,7 +21,7 @@ from pipeline import config
 from pipeline.days import Calendar
 from pipeline.errors import MdsError
 from pipeline.instruments.symbols import Symbols
-from pipeline.store.files import date_of, tick_files
+from pipeline.store.files import date_of, event_files, tick_files
 from pipeline.store.format import require_known
 from pipeline.store.growing import BLOCK_BYTES, Chunk, GrowingFile
 from pipeline.store.seek import chunks_back, end_of_lines, offset_since, received_at
@@ -111,7 +111,7 @@ class Follower:
         if since is not None:
             first_day = self._since.astimezone(calendar.zone).date() if self._since else calendar.now().date()
         with _readable(self._data_dir):
-            require_known({self._data_dir}, ())
+            require_known({self._data_dir}, event_files(self._data_dir)[-1:])
             self._begin(first_day)
 
     def new(self) -> Iterator[list[Found]]:

@@ -15,6 +15,7 @@ def require_known(data_dirs: Iterable[Path], event_files: Iterable[Path]) -> Non
     """Raise FormatError where a newer version has written to a folder, or where an event file tells of its streams.
 
     On the recorder's machine the state folder tells; of copies only the event logs of the days on which streams began.
+    Who goes on where a folder ends asks the last of them.
     """
     for data_dir in data_dirs:
         written = written_format(data_dir / STATE_FOLDER)

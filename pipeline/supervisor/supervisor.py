@@ -32,6 +32,8 @@ from pipeline.outbox import Loss
 from pipeline.records import Record
 from pipeline.requests import FindParams, InstrumentParams, NoParams, OverviewParams, Restarted, RestartParams
 from pipeline.status import Overview
+from pipeline.store.files import event_files
+from pipeline.store.format import require_known
 from pipeline.supervisor.board import Board
 from pipeline.supervisor.bulletin import Bulletin
 from pipeline.supervisor.children import RENEW_S, WORKER_MODULE, Child, Children
@@ -123,6 +125,8 @@ class Supervisor:
                 f"{storage.data_dir} is written to by process {writing.pid} of another run folder; end that one first"
             )
         claim_format(self._config.state_dir)
+        with contextlib.suppress(OSError):  # what cannot be read is told by who goes on with it
+            require_known((), event_files(storage.data_dir)[-1:])  # of a copy without its state folder
 
     def _open_desk(self) -> None:
         self._saved = SavedFile(self._config.runtime.run_dir / FILE_NAME, self._snapshot)
