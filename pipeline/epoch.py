@@ -119,7 +119,7 @@ def close_epoch(config: Config, connection_id: int, epoch: int, spool: Spool) ->
         return
     spool.remove()
     root = spool.folder.parent
-    if not any(root.iterdir()):
+    if root.exists() and not any(root.iterdir()):  # somebody may have removed it with all that was in it
         root.rmdir()
 
 

@@ -49,7 +49,9 @@ its place again by these endings, so their order is part of the format. In betwe
       supervisor_left       -: it ends alone, as asked; the others go on recording
       service_stopped       drained: nothing is left in a spool of a worker
     writer       without connection_id
-      file_missing          file, bytes: stored, and gone
+      file_missing          file, bytes: stored, and gone; error? why it could not be put back, where it was open
+      file_restored         file, bytes, kept_in?: was removed or replaced while it was written to, and is back; what
+                            had taken its place is kept in the state folder
       file_shortened        file, bytes, bytes_stored
       foreign_lines         file, lines
       torn_end              file, offset, bytes (0: only the newline was missing), kept_in?

@@ -16,6 +16,7 @@ import errno
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
@@ -23,9 +24,11 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from pipeline import removed
+from pipeline.astray import is_in_place, put_back
 from pipeline.checkpoint import Checkpoint, read_checkpoint
 from pipeline.counts import add_counts, read_counts
-from pipeline.days import Calendar
+from pipeline.days import NS_PER_S, Calendar
 from pipeline.durable import replace_durably, sync_folder, write_all
 from pipeline.events import WRITER, encode_event
 from pipeline.files import CHECKPOINT, DATA_FILE, Extent, event_file_name, tick_file_name
@@ -112,6 +115,7 @@ class Journal:
         self._event_seq = 0
         self._own_events: list[tuple[date, bytes]] = []  # written, not yet durable: nobody would send them again
         self._files: dict[str, _File] = {}
+        self._has_inodes = True  # that stay the same: whether a file is still in its place can be told
         self._days: dict[StreamId, date] = {}  # whose files a stream was last written to
         self._settled: dict[str, Extent] = {}  # what the checkpoint names besides the open files
         self.checkpoint_due = False  # more is durable than was written down
@@ -224,6 +228,17 @@ class Journal:
                 self._append_all({event_file_name(day): (line, 1)})
                 self._own_events.append((day, line))
 
+    def keep_in_place(self) -> bool:
+        """See that all files stand where they should; put back, and log, what somebody has removed or replaced.
+
+        Of what is not open only the loss can be told. Not while a commit is under way. False where an open one is
+        lost: what was not durable in it wants a roll-back.
+        """
+        kept = [self._keep(file) for file in list(self._files.values())] if self._has_inodes else []
+        for name in self._settled.keys() - self._files.keys():
+            self._look_for(name)
+        return all(kept)
+
     def checkpoint(self) -> None:
         """Write down where everything durable ends. Raises OSError; the last checkpoint then stays in force."""
         self._prepare_checkpoint()()
@@ -275,11 +290,63 @@ class Journal:
             if file.durable < file.size:
                 os.fdatasync(file.fd)
         for file in self._files_of(day):
-            if not file.dirty and not file.syncing and os.fstat(file.fd).st_nlink == 0:
-                os.close(file.fd)
-                del self._files[file.path.name]
-                self._settled.pop(file.path.name, None)
+            if not file.dirty and not file.syncing and self._is_removed(file):
+                self._drop(file)
         self._days[stream] = day
+
+    def _keep(self, file: _File) -> bool:
+        """Do what `keep_in_place` says with one file."""
+        name, size = file.path.name, os.fstat(file.fd).st_size
+        if size < file.size:
+            log.error("%s: %d bytes were stored, only %d are there: somebody has cut it", file.path, file.size, size)
+            lost, file.size, file.durable = file.size, size, min(file.durable, size)
+            file.lines = file.durable_lines = None
+            self.log_event("file_shortened", {"file": name, "bytes": size, "bytes_stored": lost})
+        if is_in_place(file.fd, file.path):
+            return True
+        if self._is_removed(file):
+            self._drop(file)
+            return True
+        aside = self._state_dir / f"{name}-{time.time_ns() // NS_PER_S}.aside"
+        try:
+            new_fd = put_back(file.fd, file.path, aside)
+        except OSError as error:
+            log.error("%s: somebody has removed it, its %d bytes are lost: %s", file.path, size, error.strerror)
+            self._drop(file)
+            self.log_event("file_missing", {"file": name, "bytes": size, "error": error.strerror})
+            return False
+        if new_fd != file.fd:
+            os.close(file.fd)
+            file.fd = new_fd
+        if not is_in_place(file.fd, file.path):
+            log.warning("%s: no file keeps its inode here: whether one is removed cannot be told", file.path)
+            self._has_inodes = False
+        kept = {"kept_in": aside.name} if aside.exists() else {}
+        what = f"replaced it, what they put there is now {aside}" if kept else "removed it"
+        log.error("%s: somebody has %s: it is back with all that was recorded", file.path, what)
+        self.log_event("file_restored", {"file": name, "bytes": size, **kept})
+        return True
+
+    def _look_for(self, name: str) -> None:
+        """Tell of a settled file that is gone, while it was not open."""
+        path, settled = self._data_dir / name, self._settled.get(name)
+        if settled is None or path.exists():
+            return
+        del self._settled[name]
+        self.checkpoint_due = True
+        if settled.bytes and not removed.holds(self._state_dir, name, settled.bytes):
+            log.error("%s: gone, it had %d bytes of stored ticks or events", path, settled.bytes)
+            self.log_event("file_missing", {"file": name, "bytes": settled.bytes})
+
+    def _is_removed(self, file: _File) -> bool:
+        """Tell whether a file was removed on purpose, with all that is in it."""
+        return os.fstat(file.fd).st_nlink == 0 and removed.holds(self._state_dir, file.path.name, file.size)
+
+    def _drop(self, file: _File) -> None:
+        os.close(file.fd)
+        del self._files[file.path.name]
+        self._settled.pop(file.path.name, None)
+        self.checkpoint_due = True
 
     def _files_of(self, day: date | None) -> list[_File]:
         """Return the open files of a day."""
@@ -308,6 +375,7 @@ class Journal:
     def _open(self, name: str) -> _File:
         """Open a day's file, after the checkpoint names it."""
         self._close_idle()
+        self._look_for(name)
         path = self._data_dir / name
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
         size = os.fstat(fd).st_size

@@ -19,7 +19,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -36,6 +36,7 @@ _OURS = "pipeline"  # the logger above all of ours
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3, logging.CRITICAL: 2}  # syslog's
 _NAMED = re.compile(r"(?i)((?:api_key|api_secret|access_token|request_token)['\"]?\s*[=:]\s*['\"]?)[^&\s'\",}]+")
 _IN_HEADER = re.compile(r"(?i)(authorization\W+token\s+)[^\s'\"]+")
+_UTF16_UNIT = re.compile("....")  # in hex
 _FINISHED = re.compile(r"\S+ \S+ ([A-Z]+) +[\w-]+: (.*?)(?:\n(.*))?", re.DOTALL)  # a line that an older version sends
 
 
@@ -160,7 +161,7 @@ class Formatter(logging.Formatter):
             "message": message,
             **({"exception": exception} if exception else {}),
         }
-        return [orjson.dumps(said).decode()]
+        return [_escaped(orjson.dumps(said).decode(), _in_json)]
 
     def _text(self, record: logging.LogRecord, message: str, exception: str) -> list[str]:
         moment = datetime.fromtimestamp(record.created, self._zone)
@@ -169,9 +170,17 @@ class Formatter(logging.Formatter):
         return [line, *(f"    {_escaped(part)}" for part in exception.split("\n") if part)]
 
 
-def _escaped(text: str) -> str:
-    """Return a text as one line that no terminal obeys: what is not to be printed as Python escapes it."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+def _in_python(character: str) -> str:
+    return ascii(character)[1:-1]
+
+
+def _in_json(character: str) -> str:
+    return _UTF16_UNIT.sub(r"\\u\g<0>", character.encode("utf-16-be").hex())
+
+
+def _escaped(text: str, escape: Callable[[str], str] = _in_python) -> str:
+    """Return a text as one line that no terminal obeys and no reader splits: what is not to be printed is escaped."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else escape(c) for c in text)
 
 
 # Where it goes.

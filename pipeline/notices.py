@@ -36,6 +36,7 @@ _TEXTS = {
     "health": "{status}, was {was}: {reasons}",
     "subscriptions_damaged": "the saved subscriptions were damaged: {error}",
     "file_missing": "{file} is gone",
+    "file_restored": "somebody has removed or replaced {file}: it is back with all that was recorded",
     "file_shortened": "{file} has lost what was stored in it",
     "foreign_lines": "{file} has lines of somebody else",
     "torn_end": "the end of {file} was torn, and is mended",

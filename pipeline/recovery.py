@@ -42,7 +42,7 @@ class Recovery:
         try:
             fd = os.open(path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
         except FileNotFoundError:
-            if settled and not self._was_removed(name, settled):
+            if settled and not removed.holds(self._state_dir, name, settled):
                 log.error("%s: gone, it had %d bytes of stored ticks or events", path, settled)
                 self.findings.append(("file_missing", {"file": name, "bytes": settled}))
             return
@@ -67,10 +67,6 @@ class Recovery:
             self.settled[name] = Extent(mended, None if lines is None else lines + new_lines)
         finally:
             os.close(fd)
-
-    def _was_removed(self, name: str, settled: int) -> bool:
-        """Tell whether a file that is gone was removed on purpose, with all that was in it."""
-        return any(gone.file == name and gone.bytes >= settled for gone in removed.read(self._state_dir))
 
     def _scan(self, fd: int, start: int, *, is_ticks: bool) -> tuple[int, int, int]:
         """Take in the numbers of all whole lines from `start` on.

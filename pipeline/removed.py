@@ -65,6 +65,11 @@ def read(state_dir: Path) -> Iterator[Removed]:
             continue  # a line that was not written whole: its file was not removed then
 
 
+def holds(state_dir: Path, file: str, size: int) -> bool:
+    """Tell whether a file of this name was removed when it had as many bytes, at least."""
+    return any(gone.file == file and gone.bytes >= size for gone in read(state_dir))
+
+
 def away(data_dir: Path) -> set[str]:
     """Return the names of what was removed and is not there: gone, or begun again with a little that came late."""
     return {gone.file for gone in read(data_dir / STATE_FOLDER) if not _is_there(data_dir / gone.file, gone.bytes)}

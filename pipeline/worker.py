@@ -88,6 +88,7 @@ class Worker:
         self._announce_due = False  # the event log does not know the present subscription yet
         self._state = StateChange("idle")
         self._live_since_ns = 0
+        self._closing_ns = 0
         self._last_tick_ns = 0
         self._last_tick_s = 0.0  # the same on a clock that nobody can set
         self._stop, self._ordered = asyncio.Event(), asyncio.Event()
@@ -158,7 +159,7 @@ class Worker:
             self._note_frame(now_ns)  # that it was closed in order shows as much
             self._uplink.mark_wanted(wanted=False)
         elif change.state == "stopped" and before == "live":
-            self._note_close(now_ns)
+            self._note_close()
         self._report()
         if change.state == "unauthorised" and change.retry_in_s is None:
             self._try_stored_token()
@@ -226,11 +227,15 @@ class Worker:
                 self._uplink.mark_wanted(wanted=False)
             self._report()
 
-    def _note_close(self, now_ns: int) -> None:
-        """Remember that all came until now, where a socket that was closed in order shows it, for the next epoch."""
-        self._note_frame(now_ns)
+    def _note_close(self) -> None:
+        """Remember for the next epoch what a socket that was closed in order shows: all came until we asked for that.
+
+        Not until the answer came: the server had closed before, nobody knows when.
+        """
+        until_ns = max(self._closing_ns, self._gaps.last_frame_ns)
+        self._note_frame(until_ns)
         if not self._gaps.is_open and not self._announce_due:
-            self._uplink.mark_told(now_ns)
+            self._uplink.mark_told(until_ns)
 
     def _completed_by(self, frames: Sequence[tuple[int, bytes]]) -> int | None:
         """Return the time of the frame from which on all that is wanted is received, None if it is not one of these."""
@@ -467,6 +472,7 @@ class Worker:
 
     async def _end(self, tasks: Sequence[asyncio.Task[Any]]) -> int:
         """Close the socket, hand on everything, and wait until it is durable; return the exit code."""
+        self._closing_ns = self._uplink.clock.now_ns()
         await self._feed.stop()
         self._flush()
         loop = asyncio.get_running_loop()

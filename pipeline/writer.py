@@ -34,6 +34,7 @@ DRAIN_BATCHES = 64  # taken before commits and the clock are looked at again
 RECEIVE_BATCHES = 16  # ZeroMQ's queue for each worker: the spool is the queue, this only keeps the pipe full
 REPEAT_S = 0.2  # a commit message may be lost: the last one is repeated
 CHECKPOINT_S = 1.0
+FILES_CHECK_S = 0.5
 ROOM_CHECK_S = 0.5
 FAULT_PAUSE_S = 1.0  # after a failed sync or a full disk, before taking again
 HEARTBEAT_S = 0.5
@@ -116,6 +117,7 @@ class Writer:
         self._commit_due_s = 0.0  # 0: nothing to commit
         self._repeat_due_s = 0.0
         self._checkpoint_due_s = 0.0
+        self._files_due_s = 0.0
         self._room_due_s = 0.0
         self._free_bytes = 0
         self._refused = 0
@@ -154,6 +156,7 @@ class Writer:
                 self._finish_sync()
                 self._publish(commits)
             now_s = time.monotonic()
+            self._check_files(now_s)
             self._check_room(now_s)
             if self._due_to_sync(now_s) or self._due_to_checkpoint(now_s):
                 self._begin_sync(now_s)
@@ -261,6 +264,13 @@ class Writer:
             self.journal.log_event("storing_paused", {"cause": why})
         self._taking, self._why_not_taking = False, why
 
+    def _check_files(self, now_s: float) -> None:
+        """See that what is written to is still in the folder."""
+        if now_s >= self._files_due_s and not self._syncing:
+            self._files_due_s = now_s + FILES_CHECK_S
+            if not self.journal.keep_in_place():
+                self._roll_back()
+
     def _check_room(self, now_s: float) -> None:
         """Stop taking below the reserve, and take again when there is room."""
         if now_s < self._room_due_s:
@@ -285,6 +295,9 @@ class Writer:
         """Store what has arrived, make it durable, say so."""
         while self._taking and pull.poll(0):
             self._drain(pull)
+        if self._syncing:
+            self._finish_sync()
+        self._check_files(math.inf)  # what is removed now could not be put back later
         while self._syncing or self.journal.dirty:
             if not self._syncing:
                 self._begin_sync(time.monotonic())

@@ -19,6 +19,7 @@ TARGETS = ("sysinit", "basic", "shutdown", "multi-user", "timers", "network-onli
 COMMANDS = ("opt/mds/current/bin/mds", "usr/local/lib/mds/mds-end", "bin/true", "bin/systemctl")
 EXPOSED = {"mds.service": 2.0, "mds-sweep.service": 1.5}  # of 10, at most; what is missing is a service's network
 NOBODY = 65534
+NOT_HERE = 77  # an exit code
 
 needs_systemd = pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd-analyze is not installed")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can give files away, or be somebody else")
@@ -93,6 +94,20 @@ def test_the_market_days_of_the_timers(timer, elapses):
     (when,) = re.findall(r"OnCalendar=(.*)", (FOLDER / f"mds-market-{timer}.timer").read_text())
     code, said = run("systemd-analyze", "calendar", "--base-time=2025-10-03 14:00:00 UTC", when, env={"TZ": "UTC"})
     assert (code, elapses in said) == (0, True), said
+
+
+@pytest.mark.parametrize("library", ["polars", "pyarrow.parquet"])
+def test_compaction_needs_no_memory_to_write_code_into(library):
+    """The service has none (MemoryDenyWriteExecute, here by the kernel's own PR_SET_MDWE), and its errands neither."""
+    pytest.importorskip(library)
+    unit = (FOLDER / "mds.service").read_text()
+    assert "\nMemoryDenyWriteExecute=yes\n" in unit
+    given = dict(re.findall(r"^Environment=(\w+)=(\S+)$", unit, re.MULTILINE))
+    refuse = f"import ctypes, sys; ctypes.CDLL(None).prctl(65, 1, 0, 0, 0) and sys.exit({NOT_HERE}); import {library}"
+    code, said = run(sys.executable, "-c", refuse, env=os.environ | given)
+    if code == NOT_HERE:
+        pytest.skip("the kernel is older than 6.3")
+    assert code == 0, said
 
 
 @needs_systemd

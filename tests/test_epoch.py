@@ -76,6 +76,14 @@ def test_a_clean_end_is_remembered(config):
     assert second.leftovers == {}
 
 
+def test_an_epoch_whose_folders_are_gone_ends_cleanly(config):
+    """Somebody has removed all of the data folder: what is durable is the writer's to keep, nothing else is needed."""
+    first = start(config)
+    shutil.rmtree(config.spool_dir)
+    close_epoch(config, 1, first.epoch, first.spool)
+    assert open_epoch(config, 1, T0_NS).predecessor.end == "clean"
+
+
 def test_a_killed_epoch_is_left_over(config):
     """Its numbers are read from its spool."""
     first = start(config)

@@ -8,6 +8,7 @@ import itertools
 import json
 import os
 import random
+import socket
 import ssl
 import struct
 import subprocess
@@ -774,6 +775,31 @@ async def test_stop_does_not_wait_for_a_dead_server(feed):
         await feed.tell("advance", seconds=CLOSE_S)
         await feed.state("stopped")
         await until(lambda: server.peers[0].gone, "the socket gone")
+
+
+@pytest.mark.parametrize("how", ["reset", "closed"])
+@pytest.mark.parametrize("state", ["stopped", "idle"])
+@on_loop
+async def test_a_close_without_an_answer_is_told(feed, state, how):
+    """What the server has sent until then may be lost, as it is with a server that is silent."""
+    async with KiteServer() as server:
+        await feed.begin(server.url)
+        await feed.state("live")
+        peer = server.peers[0]
+        peer.echo_close = False
+        if state == "idle":
+            await feed.tell("wanted", wanted={})
+        else:
+            feed.say("stop")
+        await until(lambda: peer.close_code, "the close frame")
+        if how == "reset":
+            peer.writer.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0)
+            )
+        peer.abort()
+        change = await feed.state(state)
+        assert (change["cause"], change["close_code"], change["retry_in_s"]) == ("closed", 1006, None)
+        assert feed.states == ["connecting", "live", state]
 
 
 @pytest.mark.parametrize("plan", ["hang", 403])

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from datetime import date, timedelta
 
 import orjson
@@ -348,6 +349,149 @@ def test_an_early_day_of_a_clock_that_was_set_back(folder):
     journal.accept(*a_batch((1, 2), epoch=EPOCH + 1, oldest_epoch=EPOCH + 1, day=yesterday))
     assert ticks_in(folder) == tick_lines(1, 3)
     assert ticks_in(folder, yesterday) == tick_lines(1, 2, epoch=EPOCH + 1)
+
+
+# Files that go astray while they are written to.
+
+
+def taken_away(path, how):
+    """Let a file that is open be no longer where it was."""
+    if how == "moved":
+        path.replace(path.with_name("moved"))
+    else:
+        path.unlink()
+    if how == "replaced":
+        path.write_bytes(b"a backup\n")
+
+
+@pytest.mark.parametrize("how", ["removed", "moved", "replaced"])
+@pytest.mark.parametrize("name", [tick_file_name(DAY), event_file_name(DAY)])
+def test_a_file_that_somebody_takes_away_comes_back(folder, name, how):
+    """All that was written to it is there again, durable or not, and what comes then; what took its place is kept."""
+    journal = a_journal(folder)
+    journal.accept(*a_batch((1, 5), (1, 2)))
+    commit(journal, checkpoint=True)
+    journal.accept(*a_batch((6, 7), (3, 3)))
+    assert journal.keep_in_place()
+    taken_away(folder / name, how)
+    journal.accept(*a_batch((8, 8), (4, 4)))
+    assert journal.keep_in_place()
+    journal.accept(*a_batch((9, 9), (5, 5)))
+    whole = tick_lines(1, 9), b"".join(map(event_line, range(1, 6)))
+    assert (ticks_in(folder), events_in(folder)) == whole
+    assert own_events(folder) == ["file_restored"]
+    assert [path.read_bytes() for path in folder.glob(".mds/*.aside")] == [b"a backup\n"] * (how == "replaced")
+    journal.roll_back()
+    assert ticks_in(folder) == tick_lines(1, 5)
+    journal.accept(*a_batch((6, 9), (3, 5)))
+    commit(journal, checkpoint=True)
+    assert journal.keep_in_place()
+    journal.close()
+    assert a_journal(folder).high == {STREAM: Mark(9, 5)}
+    assert (ticks_in(folder), events_in(folder)) == whole
+    assert own_events(folder) == ["file_restored"]
+    assert list(folder.glob(".mds/*.restored")) == []
+
+
+def test_where_inodes_change_nothing_is_put_back_again_and_again(folder, monkeypatch):
+    """Some network file systems have no lasting ones: then nobody can tell, and no file is copied for ever."""
+    journal = a_journal(folder)
+    journal.accept(*a_batch((1, 5), (1, 2)))
+    commit(journal, checkpoint=True)
+    monkeypatch.setattr("pipeline.journal.is_in_place", lambda *_: False)
+    assert journal.keep_in_place()
+    assert journal.keep_in_place()
+    assert len([*folder.glob(".mds/*.aside")]) == 2  # once of each of the two files
+    commit(journal, checkpoint=True)
+    assert ticks_in(folder) == tick_lines(1, 5)
+
+
+def test_a_folder_that_is_gone_comes_back(folder):
+    """With what was in hand of it."""
+    journal = a_journal(folder)
+    journal.accept(*a_batch((1, 5), (1, 2)))
+    shutil.rmtree(folder)
+    assert journal.keep_in_place()
+    commit(journal, checkpoint=True)
+    assert ticks_in(folder) == tick_lines(1, 5)
+    assert own_events(folder) == ["file_restored"] * 2
+
+
+def test_a_file_that_cannot_come_back_is_begun_again(folder, monkeypatch):
+    """The event log says what is lost; what was not durable is asked for again."""
+    journal = a_journal(folder)
+    journal.accept(*a_batch((1, 5), (1, 2)))
+    commit(journal, checkpoint=True)
+    journal.accept(*a_batch((6, 7)))
+    (folder / tick_file_name(DAY)).unlink()
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.pread", full)
+        assert not journal.keep_in_place()
+    journal.roll_back()
+    assert journal.high == {STREAM: Mark(5, 2)}
+    assert journal.accept(*a_batch((6, 8))) is Verdict.STORED
+    commit(journal, checkpoint=True)
+    assert ticks_in(folder) == tick_lines(6, 8)
+    assert own_events(folder) == ["file_missing"]
+    journal.close()
+    assert a_journal(folder).high == {STREAM: Mark(8, 2)}
+    assert own_events(folder) == ["file_missing"]
+
+
+@pytest.mark.parametrize("first", ["looked for", "written to"])
+def test_a_file_that_is_removed_while_it_is_not_open_is_missed(folder, first):
+    """Once, whether it is noticed by the look or by what comes next."""
+    journal = a_journal(folder)
+    journal.accept(*a_batch((1, 5)))
+    commit(journal, checkpoint=True)
+    journal.close()
+    journal = a_journal(folder)
+    (folder / tick_file_name(DAY)).unlink()
+    if first == "looked for":
+        assert journal.keep_in_place()
+    journal.accept(*a_batch((6, 6)))
+    assert journal.keep_in_place()
+    commit(journal, checkpoint=True)
+    journal.close()
+    assert a_journal(folder).high == {STREAM: Mark(6, 0)}
+    assert own_events(folder) == ["file_missing"]
+    assert ticks_in(folder) == tick_line(6)
+
+
+def test_a_file_that_is_removed_on_purpose_stays_away(folder):
+    """It is let go at once, which gives its room back."""
+    journal = a_journal(folder)
+    journal.accept(*a_batch((1, 5), (1, 2)))
+    commit(journal)
+    removed(folder)
+    assert journal.keep_in_place()
+    assert list(folder.glob("*.jsonl")) == []
+    assert journal.accept(*a_batch((5, 5))) is Verdict.KNOWN
+    journal.checkpoint()
+    assert peek(folder / ".mds" / CHECKPOINT).files == {}
+
+
+def test_a_file_that_is_cut_while_it_is_written_to_is_reported(folder):
+    """Once, and it is gone on with from where it ends now, whatever is rolled back."""
+    journal = a_journal(folder)
+    journal.accept(*a_batch((1, 5)))
+    commit(journal, checkpoint=True)
+    os.truncate(folder / tick_file_name(DAY), len(tick_line(1)))
+    for _ in range(2):
+        assert journal.keep_in_place()
+    journal.accept(*a_batch((6, 6)))
+    journal.roll_back()
+    assert ticks_in(folder) == tick_line(1)
+    journal.accept(*a_batch((6, 7)))
+    commit(journal, checkpoint=True)
+    journal.close()
+    assert a_journal(folder).high == {STREAM: Mark(7, 0)}
+    assert ticks_in(folder) == tick_line(1) + tick_lines(6, 7)
+    assert own_events(folder) == ["file_shortened"]
 
 
 # What was removed on purpose.

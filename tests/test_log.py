@@ -146,6 +146,14 @@ def test_nobody_forges_a_line():
     )
 
 
+def test_nobody_forges_a_line_of_json():
+    """Nor with what JSON leaves as it is: a reader of lines, or a terminal, may take it for more than a letter."""
+    text = "no\n\r\x1b[2J\x7f\x85\x9b2J\u2028\u202e \U000e0001\u20b9 caf\u00e9"
+    line = formatted("%s", text, style="json")
+    assert (line.isprintable(), orjson.loads(line)["message"]) == (True, text)
+    assert "\u20b9 caf\u00e9" in line
+
+
 def test_json_has_a_line_for_each_record():
     """Each is an object with the same fields, and `exception` where there is one; nothing in it is a secret."""
     try:

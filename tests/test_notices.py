@@ -49,6 +49,7 @@ FIELDS: dict[str, dict[str, Any]] = {  # as the event log has them
     "expired": {"instruments": [1, 2], "symbols": ["NFO:A", "NFO:B"]},
     "token_changed": {"symbol": "NSE:INFY", "from_token": 1, "to_token": 2},
     "file_missing": {"file": "f", "bytes": 7},
+    "file_restored": {"file": "f", "bytes": 7, "kept_in": "g"},
     "file_shortened": {"file": "f", "bytes": 7, "bytes_stored": 9},
     "foreign_lines": {"file": "f", "lines": 2},
     "torn_end": {"file": "f", "offset": 7, "bytes": 2},

@@ -45,6 +45,15 @@ def test_it_tells_that_it_is_ready_and_that_it_ends(listener):
     assert said(bound) == ["READY=1", "STOPPING=1"]
 
 
+def test_the_end_has_the_watchdogs_whole_time(listener):
+    """Nobody feeds it meanwhile, and systemd goes on watching; whatever was wrong, it is ending in order now."""
+    bound, environment = listener
+    systemd = Systemd(environment | TWO_SECONDS)
+    systemd.look("", lambda: "worker-1 is given up", 10.0)
+    systemd.stopping()
+    assert said(bound) == ["WATCHDOG=1", "STOPPING=1"]
+
+
 def test_how_it_does_is_told_when_it_is_different_and_not_too_often(listener):
     """A reason that counts seconds is told once a second; a line break in it is no message of its own."""
     bound, environment = listener

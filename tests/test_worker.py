@@ -1,5 +1,6 @@
 """A worker process that ends, between a supervisor and a writer that are played by the test."""
 
+import asyncio
 import os
 import signal
 import subprocess
@@ -13,6 +14,7 @@ import zmq
 
 from pipeline import role
 from pipeline.epoch import open_epoch
+from pipeline.kite.feed import StateChange
 from pipeline.spool import Incoming
 from pipeline.wire import (
     COMMANDS_SOCKET,
@@ -27,6 +29,7 @@ from pipeline.wire import (
     encode_commit,
     encode_order,
 )
+from pipeline.worker import Worker
 from tests.builders import T0_NS, a_config
 
 ROOT = Path(__file__).parents[1]
@@ -166,3 +169,44 @@ def test_who_was_idle_for_all_of_a_window_tells_what_it_missed(house):
     house.kill_after(idle, Order("another", 2, 0, {}, [], before=[], due={7: due_ns}, rests=(rest,)))
     house.run("--drain", answered_in="idle")
     assert [gap[:2] for gap in house.gaps()[before:]] == [("opened late", [7])]
+
+
+class SlowFeed:
+    """A live feed whose server has closed long before its answer to the close frame is here."""
+
+    def __init__(self, worker: Worker) -> None:
+        self.confirmed = {7: "quote"}
+        self.closing_ns = 0
+        self._worker = worker
+
+    def set_instruments(self, wanted, *, keep_open):
+        """Have them already."""
+
+    async def stop(self):
+        """Close."""
+        self.closing_ns = time.time_ns() + 10**6  # the worker's clock may be a bit ahead
+        await asyncio.sleep(0.05)
+        self._worker.on_state(StateChange("stopped"))
+
+
+def test_who_closes_its_socket_answers_until_it_asked_for_that(house, monkeypatch):
+    """What others have from then on, and what nobody has: the server may have closed at once, and answer late."""
+    monkeypatch.setattr("pipeline.worker.DRAIN_S", 0.0)
+
+    async def live_and_end():
+        with zmq.Context() as context:
+            worker = Worker(house.config, CONNECTION, context)
+            feed = SlowFeed(worker)
+            monkeypatch.setattr(worker, "_feed", feed)
+            worker._obey(Order("service", 1, 0, {7: "quote"}, [], before=[7]))
+            for state in ("connecting", "live"):
+                worker.on_state(StateChange(state))
+            worker.on_frame(b"\0")
+            heard_ns = time.time_ns()
+            await asyncio.sleep(0.01)
+            assert await worker._end([]) == role.EXIT_SPOOLED
+            return heard_ns, feed.closing_ns
+
+    heard_ns, closing_ns = asyncio.run(live_and_end())
+    until_ns = open_epoch(house.config, CONNECTION, time.time_ns()).predecessor.last_recv_ns
+    assert heard_ns + 10**6 < until_ns <= closing_ns

@@ -11,6 +11,7 @@ from pipeline import role
 from pipeline.wire import COMMITS_SOCKET, TICKS_SOCKET, Commit, Header, Mark, StreamId, decode_commit, encode_header
 from pipeline.writer import Writer
 from tests.builders import DAY, EPOCH, a_config, tick_line
+from tests.integration.service import until
 
 DEADLINE_S = 20
 STREAM = StreamId(1, EPOCH)
@@ -70,6 +71,34 @@ def test_what_is_durable_is_said(running):
     peer.push.send_multipart([b"rubbish", b"", b"", b""])
     peer.send(2)
     assert peer.hear(lambda commit: commit.durable.get(STREAM) == Mark(2, 0)).taking
+
+
+def test_a_file_that_is_removed_is_back_soon(running, tmp_path):
+    """Whether ticks come or not, nobody has to wait for the writer's end to learn of it."""
+    _, peer = running
+    peer.send(1)
+    peer.hear(lambda commit: commit.durable.get(STREAM) == Mark(1, 0))
+    (path,) = tmp_path.rglob("market_data_*.jsonl")
+    for seq in (2, 3):
+        path.unlink()
+        until(path.exists, "the file is there again")
+        peer.send(seq)
+        peer.hear(lambda commit, seq=seq: commit.durable.get(STREAM) == Mark(seq, 0))
+        assert path.read_bytes() == b"".join(map(tick_line, range(1, seq + 1)))
+
+
+def test_a_file_that_is_removed_at_the_very_end_is_back(running, tmp_path, monkeypatch):
+    """The writer looks once more before it lets go of its files."""
+    monkeypatch.setattr("pipeline.writer.FILES_CHECK_S", 1e9)
+    writer, peer = running
+    peer.hear(lambda _: True)
+    peer.send(1)
+    peer.hear(lambda commit: commit.durable.get(STREAM) == Mark(1, 0))
+    (path,) = tmp_path.rglob("market_data_*.jsonl")
+    path.unlink()
+    writer.stop()
+    until(path.exists, "the file is there again")
+    assert path.read_bytes() == tick_line(1)
 
 
 def test_a_failed_write_beside_a_finished_sync_is_survived(running, monkeypatch):

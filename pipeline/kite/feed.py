@@ -36,6 +36,7 @@ STABLE_S = 10.0  # a connection that was live for longer has earned an immediate
 RETRY_FIRST_S, RETRY_CAP_S = 0.5, 10.0
 RETRY_429_S = 1.0  # the broker counts a ghost or a fourth connection: at most one try a second
 RETRY_403_S = 60.0  # a refused token seldom comes back to life; a new one wakes the feed
+NO_CLOSE_FRAME = 1006  # as the code of a close (RFC 6455, 7.4.1)
 PAUSE_S = 0.01  # between batches of a subscription: frames are read meanwhile
 MAX_TEXT_BYTES = 2**20  # an order update has about one thousand; more is not parsed
 KEPT_TEXT_CHARS = 4096  # of a text message that is nothing known
@@ -53,7 +54,7 @@ class StateChange:
 
     state: State
     cause: Cause | None = None  # of what ended: live -> closed, silent; connecting -> refused, silent, failed; with
-    # idle, stopped silent: it was closed, and the server did not answer
+    # idle, stopped closed or silent: it was closed, and the server did not answer with a close frame
     reason: str = ""  # for people, without secrets
     http_status: int | None = None  # with refused: 403 bad token, 429 too many connections
     close_code: int | None = None  # with closed: the server's, 1006 where it sent none
@@ -189,6 +190,16 @@ class _ResolverThread(threading.Thread):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs, daemon=True)
+
+
+def _at_rest(end: "End | None", secrets: tuple[str, str]) -> StateChange:
+    """Return how a live socket was closed: with a close frame in answer to ours all has come that was sent before."""
+    if end is None:
+        return StateChange("idle", "silent", "the server did not answer when it was closed")
+    if end.close_code == NO_CLOSE_FRAME:
+        reason = redact(f"the server dropped it when it was closed: {end.reason}", filter(None, secrets))
+        return StateChange("idle", "closed", reason[:REASON_CHARS], close_code=end.close_code)
+    return StateChange("idle")
 
 
 def _finite(seconds: float) -> float | None:
@@ -359,8 +370,8 @@ class Feed:
                     self._confirmed = {}
                     connection.hang_up()
                     await self._gone(connection)
-                    if connection.end is None and connection.opened_at is not None:
-                        self._at_rest = StateChange("idle", "silent", "the server did not answer when it was closed")
+                    if connection.opened_at is not None:
+                        self._at_rest = _at_rest(connection.end, secrets)
                     return None
                 if connection.opened_at is None:
                     left_s, limit = connect_by - self._clock(), f"no connection within {CONNECT_S:g} s"

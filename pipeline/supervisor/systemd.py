@@ -27,7 +27,9 @@ class Systemd:
         self._send("READY=1")
 
     def stopping(self) -> None:
-        """It is ending."""
+        """It is ending, for which it has the watchdog's whole time: that goes on, and is not fed any more."""
+        if self._feed_s:
+            self._send("WATCHDOG=1")
         self._send("STOPPING=1")
 
     def look(self, line: str, fault: Callable[[], str], now_s: float) -> None:

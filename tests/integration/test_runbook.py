@@ -201,23 +201,3 @@ def test_a_file_that_has_begun_anew_takes_nothing_from_its_copy(service: Service
     assert kept.read_bytes() == copied
     assert (backup / first.name).read_bytes() == first.read_bytes()
     assert type_in(command).returncode == 0
-
-
-def test_a_file_of_today_that_was_removed_comes_back(service: Service, type_in: Type, tmp_path: Path):
-    """All that the writer has written to it until it began anew, and then the rest: nothing is missing."""
-    (recorded,) = service.data_dir.glob("market_data_*.jsonl")
-    recorded.unlink()
-    rescue, together = (
-        f"cd {tmp_path}\n{lines('What is lost in which fault', number)}".replace(
-            "/var/lib/mds/market_data", str(service.data_dir)
-        )
-        for number in (0, 1)
-    )
-    done = type_in(rescue)
-    assert done.returncode == 0, done
-    until(lambda: recorded.exists() and recorded.stat().st_size, "it has begun anew")
-    assert service.stop() == 0
-    assert service.mds("verify").returncode == 1
-    done = type_in(together.replace(str(THE_DAY.date()), recorded.stem.removeprefix("market_data_")))
-    assert done.returncode == 0, done.stdout
-    service.assert_verified()

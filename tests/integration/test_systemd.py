@@ -215,6 +215,37 @@ def test_what_is_installed(host: Host) -> None:
     assert not (host.machine.root / f"opt/mds/releases/{NEXT_VERSION}").exists()
 
 
+def test_secrets_need_no_folder(stopped: Host) -> None:
+    """A backup may not have brought an empty one back: what is missing is named, and nothing is tried in vain."""
+    host = stopped
+    folder = host.machine.root / "etc/mds/credentials"
+    aside = folder.rename(folder.with_name("aside"))
+    told = host.machine.run("systemctl", "start", "mds")
+    aside.rename(folder)
+    assert (told.returncode, host.shown("ActiveState"), host.shown("ExecMainStatus")) == (1, "failed", "2")
+    assert "mds: KITE_API_KEY is not set" in host.run("systemctl", "status", "mds", code=3)
+
+
+def test_the_command_reads_secrets_as_the_service_does(host: Host) -> None:
+    """A line end of another system is none of them."""
+    folder = host.machine.root / "etc/mds/credentials"
+    kept = {name: (folder / name).read_text() for name in ("KITE_API_KEY", "KITE_ACCESS_TOKEN")}
+    for name, text in kept.items():
+        (folder / name).write_bytes(text.strip().encode() + b"\r\n")
+    assert "Kite     takes it" in host.run("mds", "token", "status")
+    for name, text in kept.items():
+        (folder / name).write_text(text)
+
+
+def test_an_install_that_was_interrupted_is_brought_to_its_end(host: Host) -> None:
+    """An environment without pip, as it is while it is made."""
+    host.run("python3", "-m", "venv", "--without-pip", f"/opt/mds/releases/{NEXT_VERSION}")
+    host.run("sh", INSTALL, wheel_of_the_next(host), env=OFFLINE)
+    assert host.run("mds", "--version").startswith(f"mds, version {NEXT_VERSION}")
+    host.run("ln", "-sfn", f"releases/{__version__}", "/opt/mds/current")
+    shutil.rmtree(host.machine.root / "opt/mds/releases" / NEXT_VERSION)
+
+
 def test_a_year_in_a_minute(stopped: Host) -> None:
     """Killed, restarted, upgraded, rolled back, hung: not one gap. Stopped: nothing runs. No secret is anywhere."""
     host = stopped
@@ -259,9 +290,16 @@ def test_a_year_in_a_minute(stopped: Host) -> None:
 
 
 def test_a_stop_ends_what_has_no_supervisor(stopped: Host) -> None:
-    """Killed and stopped before it is started again; hung and stopped; failed, with settings that have become wrong."""
+    """Stopped while it begins; killed, and stopped before it is started again; hung; failed, with wrong settings."""
     host = stopped
     settings = host.machine.root / "etc/mds/mds.toml"
+    host.run("systemctl", "start", "--no-block", "mds")
+    until(lambda: host.shown("MainPID") != "0", "it begins")
+    host.run("systemctl", "stop", "mds")
+    until(lambda: host.shown("ActiveState") in ("inactive", "failed"), "it has ended")
+    assert host.shown("Result") == "success"  # also where it could not yet hear of it
+    host.until_nothing_is_left()
+
     host.run("systemctl", "start", "mds")
     host.until_live()
     host.run("sh", "-c", "systemctl kill --signal=KILL --kill-who=main mds; systemctl stop mds")
