@@ -1,6 +1,7 @@
 """Asking a running service, from Python and from the commands."""
 
 import itertools
+import signal
 import time
 from collections.abc import Callable, Iterable
 from operator import index
@@ -202,7 +203,12 @@ class Client:
 
     def _connected(self) -> "zmq.Socket[bytes]":
         if self._socket is None:
-            self._socket = self._context.socket(zmq.DEALER)
+            # Left half-made by Ctrl-C it would be nobody's, and the end of its context would wait for it for ever.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+            try:
+                self._socket = self._context.socket(zmq.DEALER)
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
             self._socket.connect(endpoint(self._run_dir, CONTROL_SOCKET))
         return self._socket
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import signal
 import threading
 from typing import Any
 
@@ -114,3 +115,22 @@ def test_a_service_that_hangs_is_told_apart(run_dir):
     """A held lock and no answer is a service that does not answer, not none."""
     with Client(run_dir, timeout_s=0.05) as client, pytest.raises(NotRunningError, match="does not answer"):
         client.call("status")
+
+
+def test_ctrl_c_while_a_socket_is_made_leaves_none_behind(run_dir, monkeypatch):
+    """The client can be closed then: a socket that nobody knows of would be waited for without an end."""
+
+    def interrupted(context, kind):
+        made = zmq.Socket(context, kind)
+        signal.raise_signal(signal.SIGINT)
+        context._add_socket(made)
+        return made
+
+    client = Client(run_dir)
+    monkeypatch.setattr(zmq.Context, "socket", interrupted)
+    with pytest.raises(KeyboardInterrupt) as caught:  # whose traceback keeps all that there was
+        client.health()
+    closing = threading.Thread(target=client.close, daemon=True)
+    closing.start()
+    closing.join(DEADLINE_MS / 1000)
+    assert not closing.is_alive(), caught
